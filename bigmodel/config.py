@@ -1,0 +1,162 @@
+"""Run configs: load a file of experiments/, apply `--config.key=value`, write and compare JSON."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from bigmodel.errors import UserError, nearest
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def load(path_and_arg: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+    """Loads `'experiments/x.py'` or `'experiments/x.py:arg'` and applies overrides.
+
+    The file defines `get_config(arg='')`. Overrides are (dotted key, text) pairs; the text is read
+    as the type that the key already has. Raises UserError for a missing file, an unknown key (with
+    the nearest one) or a value of the wrong type.
+    """
+    path, _, arg = path_and_arg.partition(':')
+    get_config = _get_config_function(path)
+    try:
+        takes_arg = bool(inspect.signature(get_config).parameters)
+        config = get_config(arg) if takes_arg else get_config()
+    except AttributeError as e:  # a locked ConfigDict names the key and the nearest one
+        raise UserError(f'{path}: {str(e).splitlines()[0]}') from e
+    except TypeError as e:  # a ConfigDict holds each key to its type
+        raise UserError(f'{path}: {str(e).splitlines()[0]}') from e
+    for key, text in overrides:
+        override(config, key, text)
+    return config
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+    """Sets the dotted `key` of `config` from command-line `text`, keeping the key's type."""
+    known = dict(flatten(config))
+    if key not in known:
+        inside = [k for k in known if k.startswith(key + '.')]
+        if inside:
+            raise UserError(f'--config.{key} is a group; set one of: {", ".join(inside)}')
+        raise UserError(
+            f'unknown config key {key!r}.{nearest(key, known)} '
+            f'(experiments/defaults.py lists every key)'
+        )
+    *groups, last = key.split('.')
+    for group in groups:
+        config = config[group]
+    config[last] = _read(text, known[key], key)
+
+
+def flatten(config: Mapping, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) for every leaf of a ConfigDict or nested dict."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict) and len(value):
+            yield from flatten(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as readable JSON, keys in the order of defaults.py (tuples become lists)."""
+    return json.dumps(to_dict(config), indent=2) + '\n'
+
+
+def to_dict(config: Mapping) -> dict[str, Any]:
+    """A plain nested dict as JSON would give it back: tuples as lists, order kept."""
+    return json.loads(json.dumps(_plain(config)))
+
+
+def from_dict(plain: Mapping[str, Any]) -> ConfigDict:
+    """The inverse of `to_dict`: lists become tuples again."""
+    return ConfigDict(_untuple(plain))
+
+
+def read_json(path: str | os.PathLike) -> ConfigDict:
+    """Reads a run's config.json; raises UserError when it is missing or damaged."""
+    try:
+        return from_dict(json.loads(pathlib.Path(path).read_text()))
+    except FileNotFoundError:
+        raise UserError(f'{path} does not exist: this is not a run directory') from None
+    except (json.JSONDecodeError, TypeError, AttributeError, UnicodeDecodeError) as e:
+        raise UserError(
+            f'{path} is damaged ({e}); restore it, or start the run in another --workdir'
+        ) from e
+
+
+def diff(old: Mapping, new: Mapping) -> list[str]:
+    """One line per leaf that differs: `key: old -> new`."""
+    a, b = dict(flatten(to_dict(old))), dict(flatten(to_dict(new)))
+    keys = [*a, *(k for k in b if k not in a)]
+    absent = '(absent)'
+    return [
+        f'{k}: {a.get(k, absent)!r} -> {b.get(k, absent)!r}'
+        for k in keys
+        if a.get(k, absent) != b.get(k, absent)
+    ]
+
+
+def cache_dir() -> pathlib.Path:
+    """Where prepared data and compiled programs are kept: $XDG_CACHE_HOME/bigmodel."""
+    base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    return pathlib.Path(base) / 'bigmodel'
+
+
+def _get_config_function(path: str) -> Any:
+    file = pathlib.Path(path)
+    if not file.is_file():
+        siblings = [str(p) for p in file.parent.rglob('*.py')] if file.parent.is_dir() else []
+        raise UserError(f'config file {path!r} does not exist.{nearest(path, siblings)}')
+    spec = importlib.util.spec_from_file_location(f'experiments_{file.stem}', file)
+    if spec is None or spec.loader is None:
+        raise UserError(f'{path} is not a Python file')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as e:
+        raise UserError(f'{path}, line {e.lineno}: {e.msg}') from e
+    if not hasattr(module, 'get_config'):
+        raise UserError(f"{path} does not define get_config(arg='')")
+    return module.get_config
+
+
+def _read(text: str, current: Any, key: str) -> Any:
+    if isinstance(current, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {'true': True, 'false': False}.get(text.lower(), text)
+    if isinstance(current, float) and type(value) is int:
+        value = float(value)
+    if isinstance(current, int) and type(value) is float and value.is_integer():
+        value = int(value)  # 1e6 is a handy way to write a number of steps
+    if isinstance(current, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not type(current):
+        raise UserError(
+            f'--config.{key}={text}: expected {type(current).__name__} (as in {current!r})'
+        )
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ConfigDict | dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _untuple(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _untuple(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return tuple(_untuple(v) for v in value)
+    return value
