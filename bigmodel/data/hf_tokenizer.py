@@ -1,0 +1,143 @@
+"""Hugging Face tokenizers: any tokenizer.json, and the training of a byte-level BPE."""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bigmodel.data.plain_tokenizers import FILE, ints, utf8, write_json
+from bigmodel.errors import UserError
+
+OPTIONS_FILE = 'tokenizer_config.json'  # where Hugging Face's tools also keep these two names
+END_OF_TEXT = '<|endoftext|>'
+BOS_NAMES = ('<|begin_of_text|>', '<bos>', '<s>', '[CLS]', END_OF_TEXT)
+EOS_NAMES = ('<|end_of_text|>', '<eos>', '</s>', '[SEP]', END_OF_TEXT)
+PAD_NAMES = ('<|pad|>', '<pad>', '[PAD]')
+
+
+@dataclasses.dataclass(frozen=True)
+class HfTokenizer:
+    """A Hugging Face tokenizer, given as the text of its tokenizer.json.
+
+    `bos` and `eos` name its special tokens; 'auto' looks for the usual ones, '' means none.
+    """
+
+    text: str
+    bos: str = 'auto'
+    eos: str = 'auto'
+
+    def __post_init__(self) -> None:
+        for name, special in (('bos', self.bos), ('eos', self.eos)):
+            if special not in ('auto', '') and special not in self._vocabulary:
+                raise UserError(f'data.tokenizer: {name}={special!r} is not in the vocabulary')
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return 1 + max(self._vocabulary.values())
+
+    @functools.cached_property
+    def bos_id(self) -> int | None:
+        """The id that starts a document, or None."""
+        return self._special(self.bos, BOS_NAMES)
+
+    @functools.cached_property
+    def eos_id(self) -> int | None:
+        """The id that ends a document, or None."""
+        return self._special(self.eos, EOS_NAMES)
+
+    @functools.cached_property
+    def pad_id(self) -> int:
+        """The id that fills rows; 0 when the tokenizer names none (it is masked anyway)."""
+        return self._special('auto', PAD_NAMES) or 0
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the file and of the specials."""
+        key = f'{self.bos_id} {self.eos_id} {self.text}'
+        return 'hf-1-' + hashlib.sha256(utf8(key)).hexdigest()
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`; names of specials inside the text are plain text."""
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
+        known = [i for i in ints(ids) if 0 <= i < self.vocab_size]
+        return self._tokenizer.decode(known, skip_special_tokens=True)
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes tokenizer.json, as Hugging Face's tools read it, and the names of the specials."""
+        write_json(folder, {'bos_token': self.bos, 'eos_token': self.eos}, OPTIONS_FILE)
+        (folder / FILE).write_text(self.text, encoding='utf-8')
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # the library's object would lose options by pickling
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        import tokenizers
+
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(self.text)
+        except Exception as e:  # the library raises nothing more precise
+            raise UserError(f'not a Hugging Face tokenizer.json: {e}') from None
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    @functools.cached_property
+    def _vocabulary(self) -> dict[str, int]:
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    def _special(self, name: str, usual: tuple[str, ...]) -> int | None:
+        names = usual if name == 'auto' else (name,)
+        return next((self._vocabulary[n] for n in names if n in self._vocabulary), None)
+
+
+def read_hf(path: str, bos: str = 'auto', eos: str = 'auto') -> HfTokenizer:
+    """Reads a tokenizer.json (or the folder that holds one); raises UserError if it is missing."""
+    file = pathlib.Path(path)
+    file = file / FILE if file.is_dir() else file
+    try:
+        return HfTokenizer(file.read_text(encoding='utf-8'), bos, eos)
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise UserError(
+            f'data.tokenizer: {path!r} is not a Hugging Face tokenizer.json; give one as '
+            f'hf("path/to/tokenizer.json"), or train one on your data'
+        ) from None
+
+
+def train_bpe(source: Any, vocab_size: int, path: str) -> HfTokenizer:
+    """Trains a byte-level BPE of `vocab_size` entries on a source and writes it to `path`."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size <= len(alphabet):
+        raise UserError(f'vocab_size={vocab_size}: a byte-level BPE needs at least 257 entries')
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(source), trainer, length=len(source))
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+    return read_hf(str(path))
+
+
+def _texts(source: Any) -> Iterator[str]:
+    return (source[i]['text'] for i in range(len(source)))

@@ -1,0 +1,218 @@
+"""From a token store to rows of a fixed length: the slot `data.packing`."""
+
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+from bigmodel import specs
+from bigmodel.data.first_fit import assign_rows
+from bigmodel.data.store import TokenStore
+from bigmodel.errors import UserError
+
+
+class Examples(Protocol):
+    """Rows by index. `take` gives, for n indices, arrays whose first dimension is n:
+
+    tokens int32 (n, length); segments int32 (n, length), 1-based number of the document within the
+    row, 0 where the row is padding; positions int32 (n, length), from 0 in each piece of a
+    document; label int32 (n,) where a row is one labelled document (or a piece of one).
+    """
+
+    length: int
+    num_truncated: int
+
+    @property
+    def padding_share(self) -> float:
+        """The share of all tokens that is padding."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether `take` gives labels."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def take(self, indices: Int[np.ndarray, 'n']) -> dict[str, np.ndarray]:
+        """The rows at `indices`."""
+
+
+class Stream:
+    """Documents one after the other, cut into rows that start every `length - overlap` tokens.
+
+    With `segments`, the last row may end in padding, so that no token is lost; without, rows are
+    plain contiguous text and the rest of less than a row is dropped.
+    """
+
+    labelled, num_truncated = False, 0
+
+    def __init__(
+        self, store: TokenStore, length: int, overlap: int = 0, segments: bool = True
+    ) -> None:
+        self.store, self.length, self.segments = store, length, segments
+        self.stride = length - overlap
+        new = store.num_tokens - overlap
+        self._count = max(1, -(-new // self.stride)) if segments else max(0, new // self.stride)
+        if not self._count:
+            raise UserError(
+                f'data.seq_len: the split {store.split!r} has {store.num_tokens} tokens, '
+                f'fewer than one row of {length}'
+            )
+
+    @property
+    def padding_share(self) -> float:
+        """The share of all tokens that is padding: at most a part of the last row."""
+        used = min(self.length, self.store.num_tokens - (self._count - 1) * self.stride)
+        return (self.length - used) / (self._count * self.length)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self, indices: Int[np.ndarray, 'n']) -> dict[str, np.ndarray]:
+        """The rows at `indices`."""
+        starts = np.asarray(indices, np.int64) * self.stride
+        where = starts[:, None] + np.arange(self.length)
+        inside = where < self.store.num_tokens
+        if inside.all():
+            tokens = self.store.gather(where)
+        else:
+            last = self.store.num_tokens - 1
+            tokens = np.where(inside, self.store.gather(np.minimum(where, last)), self.store.pad_id)
+        rows = {'tokens': tokens.astype(np.int32)}
+        return rows | self._segments(starts, inside) if self.segments else rows
+
+    def _segments(self, starts: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
+        offsets, n = self.store.offsets, len(starts)
+        first = np.searchsorted(offsets, starts, side='right')
+        counts = np.searchsorted(offsets, starts + self.length, side='left') - first
+        row, document = _ragged(counts, first)
+        begins = np.zeros((n, self.length), np.int32)
+        begins[row, offsets[document] - starts[row]] = 1
+        segments = 1 + np.cumsum(begins, axis=1, dtype=np.int32)
+        column = np.arange(self.length, dtype=np.int32)
+        positions = column - np.maximum.accumulate(begins * column, axis=1)
+        return {'segments': segments * inside, 'positions': positions * inside}
+
+
+class Pieces:
+    """Rows made of pieces of documents: piece p is `sizes[p]` tokens of the store at `starts[p]`.
+
+    Row r holds pieces row_offsets[r] to row_offsets[r + 1], side by side.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        length: int,
+        starts: Int[np.ndarray, 'pieces'],
+        sizes: Int[np.ndarray, 'pieces'],
+        row_offsets: Int[np.ndarray, 'rows_1'],
+        labels: Int[np.ndarray, 'rows'] | None = None,
+        num_truncated: int = 0,
+    ) -> None:
+        self.store, self.length, self.num_truncated = store, length, num_truncated
+        self._starts, self._sizes, self._row_offsets = starts, sizes, row_offsets
+        self._labels = labels
+
+    @property
+    def padding_share(self) -> float:
+        """The share of all tokens that is padding."""
+        return 1 - int(self._sizes.sum()) / (len(self) * self.length)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether `take` gives labels."""
+        return self._labels is not None
+
+    def __len__(self) -> int:
+        return len(self._row_offsets) - 1
+
+    def take(self, indices: Int[np.ndarray, 'n']) -> dict[str, np.ndarray]:
+        """The rows at `indices`."""
+        indices = np.asarray(indices, np.int64)
+        first = self._row_offsets[indices]
+        counts = self._row_offsets[indices + 1] - first
+        row, piece = _ragged(counts, first)
+        number = piece - first[row] + 1
+        sizes = self._sizes[piece]
+        owner, position = _ragged(sizes, np.zeros_like(sizes))
+        # Where each piece starts in the batch laid flat: its row's start plus the pieces before it.
+        before = np.cumsum(sizes) - sizes
+        row_start = before[np.searchsorted(row, row)]
+        target = (row * self.length + before - row_start)[owner] + position
+        shape = (len(indices), self.length)
+        tokens = np.full(shape, self.store.pad_id, np.int32)
+        segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        tokens.ravel()[target] = self.store.gather(self._starts[piece][owner] + position)
+        segments.ravel()[target] = number[owner]
+        positions.ravel()[target] = position
+        rows = {'tokens': tokens, 'segments': segments, 'positions': positions}
+        return rows if self._labels is None else rows | {'label': self._labels[indices]}
+
+
+def first_fit(store: TokenStore, length: int, overlap: int = 0) -> Pieces:
+    """Whole documents, each in the first row with room; longer ones are cut to rows first."""
+    starts, sizes, _ = _cut(store, length, overlap)
+    row = assign_rows(sizes, length)
+    order = np.argsort(row, kind='stable')
+    row_offsets = np.concatenate([[0], np.cumsum(np.bincount(row))])
+    return Pieces(store, length, starts[order], sizes[order], row_offsets)
+
+
+def windows(store: TokenStore, length: int, overlap: int = 0) -> Pieces:
+    """Each document cut into rows, one piece a row, with the document's label."""
+    starts, sizes, document = _cut(store, length, overlap)
+    labels = None if store.labels is None else store.labels[document]
+    return Pieces(store, length, starts, sizes, np.arange(len(starts) + 1), labels)
+
+
+def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces:
+    """One document a row, with its label; longer ones are a UserError unless `truncate`."""
+    sizes = np.diff(store.offsets)
+    longer = int((sizes > length).sum())
+    if longer and not truncate:
+        raise UserError(
+            f'data.packing: {longer} of {len(sizes)} documents of the split {store.split!r} are '
+            f'longer than {length} tokens (the longest has {sizes.max()}); use '
+            f"data.packing='pad(truncate=True)', 'windows', or a larger data.seq_len"
+        )
+    keep = np.flatnonzero(sizes)
+    labels = None if store.labels is None else store.labels[keep]
+    starts, sizes = store.offsets[keep], np.minimum(sizes[keep], length)
+    return Pieces(store, length, starts, sizes, np.arange(len(keep) + 1), labels, longer)
+
+
+PACKINGS = {'stream': Stream, 'first_fit': first_fit, 'windows': windows, 'pad': pad}
+
+
+def build_examples(spec: str, store: TokenStore, length: int, overlap: int = 0) -> Examples:
+    """The packing that `spec` names, over `store`, in rows of `length` tokens."""
+    if not 0 <= overlap < length:
+        raise UserError(f'data.seq_len: rows of {length} tokens cannot overlap by {overlap}')
+    context = {'store': store, 'length': length, 'overlap': overlap}
+    return specs.make(PACKINGS, spec, 'data.packing', **context)
+
+
+def _cut(
+    store: TokenStore, length: int, overlap: int
+) -> tuple[Int[np.ndarray, 'p'], Int[np.ndarray, 'p'], Int[np.ndarray, 'p']]:
+    """Pieces of at most `length` tokens: their starts, sizes and documents (empty ones have none).
+
+    As in a stream, pieces start every `length - overlap` tokens, so that a model that predicts all
+    but a row's first `overlap` tokens predicts each token of a document once.
+    """
+    stride = length - overlap
+    sizes = np.diff(store.offsets)
+    counts = np.where(sizes > 0, np.maximum(1, -(-(sizes - overlap) // stride)), 0)
+    document, number = _ragged(counts, np.zeros_like(counts))
+    starts = number * stride
+    return store.offsets[document] + starts, np.minimum(sizes[document] - starts, length), document
+
+
+def _ragged(
+    counts: Int[np.ndarray, 'n'], first: Int[np.ndarray, 'n']
+) -> tuple[Int[np.ndarray, 'm'], Int[np.ndarray, 'm']]:
+    """Joins range(first[i], first[i] + counts[i]) for all i: (i of each entry, the entries)."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    before = np.cumsum(counts) - counts
+    return owner, np.arange(len(owner)) + (first - before)[owner]

@@ -1,0 +1,180 @@
+"""The pipeline as a function of (seed, step), and the front door `open_data`."""
+
+import contextlib
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from bigmodel.data.order import ShuffledOrder
+from bigmodel.data.packing import Examples, build_examples
+from bigmodel.data.store import TokenStore, open_store
+from bigmodel.data.tokenizers import Tokenizer
+from bigmodel.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches:
+    """`batches(step)` is this host's slice of the global batch, whatever was asked before.
+
+    With `shuffle` (training) the sequence of rows never ends and is permuted anew every epoch.
+    Without (evaluation) it is every row once, in order, in `num_batches` batches; these carry
+    `valid` float32 (n,), 0 for the rows that fill up the last one (whose other fields are 0).
+    Raises UserError when the batch does not divide among hosts or a training set is too small.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        host_index: int = 0,
+        host_count: int = 1,
+    ) -> None:
+        _check(len(examples), batch_size, shuffle, host_count)
+        self.examples, self.batch_size, self.shuffle = examples, batch_size, shuffle
+        self.num_rows = len(examples)
+        self.num_batches = -(-self.num_rows // batch_size)  # of one epoch
+        self._host_rows = batch_size // host_count
+        self._host_start = host_index * self._host_rows
+        self._order = ShuffledOrder(self.num_rows, seed)
+
+    def __call__(self, step: int) -> Batch:
+        """Global step -> this host's rows, `batch_size / host_count` of them."""
+        start = step * self.batch_size + self._host_start
+        if self.shuffle:
+            return self.examples.take(self._order(start, self._host_rows))
+        if not 0 <= step < self.num_batches:
+            raise IndexError(f'batch {step} of {self.num_batches}')
+        rows = start + np.arange(self._host_rows)
+        valid = rows < self.num_rows
+        batch = self.examples.take(np.minimum(rows, self.num_rows - 1))
+        if not valid.all():
+            batch = {k: _zero_rows(v, ~valid) for k, v in batch.items()}
+        return batch | {'valid': valid.astype(np.float32)}
+
+    def indices(self, step: int) -> np.ndarray:
+        """Training only: the row numbers behind `batches(step)`."""
+        return self._order(step * self.batch_size + self._host_start, self._host_rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run needs of one split."""
+
+    batches: Batches
+    store: TokenStore
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the store was written with."""
+        return self.store.tokenizer
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels in order; empty when unlabelled."""
+        return self.store.label_names
+
+    @property
+    def fingerprint(self) -> str:
+        """Of source, tokenizer and the code that wrote the store."""
+        return self.store.fingerprint
+
+
+def open_data(
+    data_config: ConfigDict,
+    split: str,
+    *,
+    length: int,
+    overlap: int = 0,
+    seed: int = 0,
+    shuffle: bool = True,
+    labelled: bool = False,
+    tokenizer: Tokenizer | None = None,
+    host_index: int = 0,
+    host_count: int = 1,
+) -> Data:
+    """Opens a split (preparing it when needed) as batches of rows of `length` tokens.
+
+    A causal model asks for `seq_len + 1` tokens with `overlap=1`, so that each token is predicted
+    once. `labelled` demands a `label` for each row: UserError when there is none.
+    """
+    store = open_store(data_config, split, tokenizer)
+    examples = build_examples(data_config.packing, store, length, overlap)
+    if labelled and not examples.labelled:
+        raise _unlabelled(data_config, store)
+    batch_size = data_config.batch_size
+    return Data(Batches(examples, batch_size, seed, shuffle, host_index, host_count), store)
+
+
+def prefetch(
+    batches: Callable[[int], Batch], start: int, stop: int, depth: int = 2
+) -> Iterator[Batch]:
+    """Yields batches start to stop, made ahead by a thread; its exceptions are raised here.
+
+    The thread ends when the generator is closed or collected.
+    """
+    ready: queue.Queue = queue.Queue(maxsize=depth)
+    closed = threading.Event()
+
+    def put(item: Batch | BaseException) -> bool:
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return True
+        return False
+
+    def work() -> None:
+        try:
+            for step in range(start, stop):
+                if not put(batches(step)):
+                    return
+        except BaseException as e:
+            put(e)
+
+    thread = threading.Thread(target=work, name='prefetch', daemon=True)
+    thread.start()
+    try:
+        for _ in range(start, stop):
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+        thread.join()
+
+
+def _zero_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    values[rows] = 0
+    return values
+
+
+def _check(num_rows: int, batch_size: int, shuffle: bool, host_count: int) -> None:
+    if batch_size < 1 or batch_size % host_count:
+        raise UserError(
+            f'data.batch_size={batch_size} is not a positive multiple of the {host_count} hosts'
+        )
+    if shuffle and num_rows < batch_size:
+        raise UserError(
+            f'data.batch_size={batch_size}, but the training data has only {num_rows} rows; '
+            f'use a smaller data.batch_size or data.seq_len, or more data'
+        )
+
+
+def _unlabelled(data_config: ConfigDict, store: TokenStore) -> UserError:
+    if not store.label_names:
+        return UserError(
+            f'this task needs labels, and data.source={data_config.source!r} has none'
+            " (jsonl and tfds take label='field')"
+        )
+    return UserError(
+        f'this task needs labels, and data.packing={data_config.packing!r} mixes documents; '
+        "use 'windows' or 'pad'"
+    )

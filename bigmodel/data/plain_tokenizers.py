@@ -1,0 +1,97 @@
+"""Tokenizers that need no training: bytes and characters."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from bigmodel.errors import UserError
+
+FILE = 'tokenizer.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteTokenizer:
+    """UTF-8 bytes, and one special before and one after each document."""
+
+    vocab_size = 258
+    bos_id, eos_id, pad_id = 256, 257, 0
+    fingerprint = 'bytes-1'
+
+    def encode(self, text: str) -> np.ndarray:
+        """The bytes of `text`; raises UserError for text that has no UTF-8 form."""
+        return np.frombuffer(utf8(text), np.uint8)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
+        return bytes(i for i in ints(ids) if 0 <= i < 256).decode('utf-8', errors='replace')
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes tokenizer.json into `folder`."""
+        write_json(folder, {'kind': 'bytes'})
+
+
+@dataclasses.dataclass(frozen=True)
+class CharTokenizer:
+    """One id per character of the training text, no specials."""
+
+    characters: str
+
+    bos_id, eos_id, pad_id = None, None, 0
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of different characters."""
+        return len(self.characters)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the vocabulary."""
+        return 'chars-1-' + hashlib.sha256(utf8(self.characters)).hexdigest()
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`; raises UserError for a character that the vocabulary lacks."""
+        codes = np.frombuffer(utf8(text, 'utf-32-le'), np.uint32)
+        ids = np.minimum(np.searchsorted(self._codes, codes), self.vocab_size - 1)
+        wrong = codes[self._codes[ids] != codes]
+        if len(wrong):
+            raise UserError(
+                f'character {chr(wrong[0])!r} (U+{wrong[0]:04X}) is not among the '
+                f'{self.vocab_size} of the training text; use data.tokenizer=bytes, which has all'
+            )
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; ids outside the vocabulary are dropped."""
+        return ''.join(self.characters[i] for i in ints(ids) if 0 <= i < self.vocab_size)
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes tokenizer.json into `folder`."""
+        write_json(folder, {'kind': 'chars', 'characters': self.characters})
+
+    @functools.cached_property
+    def _codes(self) -> np.ndarray:
+        return np.array([ord(c) for c in self.characters], np.uint32)
+
+
+def utf8(text: str, encoding: str = 'utf-8') -> bytes:
+    """Encodes `text`; raises UserError for lone surrogates, which have no UTF-8 form."""
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError as e:
+        raise UserError(f'text holds a lone surrogate {text[e.start]!a}: not valid Unicode') from e
+
+
+def ints(ids: Iterable[int]) -> list[int]:
+    return np.asarray(ids if hasattr(ids, '__array__') else list(ids)).ravel().tolist()
+
+
+def write_json(folder: pathlib.Path, value: dict[str, Any], file: str = FILE) -> None:
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(json.dumps(value), encoding='utf-8')

@@ -1,0 +1,249 @@
+"""Writing a token store: shard by shard, in parallel when it pays, resumable after a kill."""
+
+import concurrent.futures
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bigmodel.errors import UserError
+
+CODE_VERSION = 1  # part of every fingerprint: raise it when the same input gives other files
+META, OFFSETS, LABELS = 'meta.json', 'offsets.npy', 'labels.npy'
+SHARD_BYTES = 16 << 20  # of text
+MAX_SHARDS = 1024
+PARALLEL_BYTES = 48 << 20  # below this, starting processes costs more than they save
+
+Source, Tokenizer = Any, Any
+
+
+def prepare(
+    source: Source, tokenizer: Tokenizer, folder: pathlib.Path, fingerprint: str, workers: int
+) -> None:
+    """Writes the store of `source` into `folder`; shards that an earlier try finished are kept.
+
+    A shard appears by a rename and the store exists once META does, which is written last: a
+    killed process leaves no half-made store, and two writers cannot harm each other.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ranges = _plan(source)
+    missing = [i for i in range(len(ranges)) if not (folder / _note_name(i)).exists()]
+    jobs = [(i, ranges[i]) for i in missing]
+    count = min(workers or os.cpu_count() or 1, len(jobs))
+    parallel = count > 1 and _estimate_bytes(source) >= PARALLEL_BYTES
+    with _progress(source) as bar:
+        bar.update(len(source) - sum(len(r) for _, r in jobs))
+        run = _run_in_processes if parallel else _run_here
+        run(source, tokenizer, folder, jobs, bar.update, count)
+    _finish(source, tokenizer, folder, fingerprint, len(ranges))
+
+
+def shard_name(index: int) -> str:
+    """The file of a shard's tokens."""
+    return f'shard-{index:05d}.tokens'
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON so that the file is either absent (or as before) or whole."""
+    text = json.dumps(value, indent=1)
+    _atomically(path, lambda file: file.write(text.encode()))
+
+
+def _plan(source: Source) -> list[range]:
+    """Document ranges, one a shard; they depend on the source only, so that a restart agrees."""
+    if not len(source):
+        raise UserError(f'data.source: the split {source.split!r} of {source.name} is empty')
+    wanted = -(-_estimate_bytes(source) // SHARD_BYTES)
+    count = max(1, min(wanted, MAX_SHARDS, len(source)))
+    bounds = [len(source) * i // count for i in range(count + 1)]
+    return [range(a, b) for a, b in itertools.pairwise(bounds)]
+
+
+def _estimate_bytes(source: Source) -> int:
+    """The size of the text, from at most 64 documents at even distances."""
+    sample = np.unique(np.linspace(0, len(source) - 1, 64).astype(int))
+    mean = np.mean([len(source[int(i)]['text']) for i in sample])
+    return int(mean * len(source))
+
+
+def _run_here(
+    source: Source,
+    tokenizer: Tokenizer,
+    folder: pathlib.Path,
+    jobs: list[tuple[int, range]],
+    done: Callable[[int], Any],
+    count: int,
+) -> None:
+    for index, documents in jobs:
+        _write_shard(source, tokenizer, folder, index, documents, done)
+
+
+def _run_in_processes(
+    source: Source,
+    tokenizer: Tokenizer,
+    folder: pathlib.Path,
+    jobs: list[tuple[int, range]],
+    done: Callable[[int], Any],
+    count: int,
+) -> None:
+    # Spawned, not forked: the parent may hold JAX's threads, which do not survive a fork.
+    pool = concurrent.futures.ProcessPoolExecutor(
+        count,
+        mp_context=multiprocessing.get_context('spawn'),
+        initializer=_start_worker,
+        initargs=(source, tokenizer, folder),
+    )
+    try:
+        futures = {pool.submit(_work, i, documents): len(documents) for i, documents in jobs}
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+            done(futures[future])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: tuple[Any, ...] = ()
+
+
+def _start_worker(*state: Any) -> None:
+    global _worker
+    os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # the processes are the parallelism
+    _worker = state
+
+
+def _work(index: int, documents: range) -> None:
+    _write_shard(*_worker, index, documents, lambda n: None)
+
+
+def _write_shard(
+    source: Source,
+    tokenizer: Tokenizer,
+    folder: pathlib.Path,
+    index: int,
+    documents: range,
+    done: Callable[[int], Any],
+) -> None:
+    """Writes one shard's tokens, then a note of lengths, labels and sizes, which completes it."""
+    lengths, labels, num_bytes, gzip_bytes = [], [], 0, 0
+    digest = hashlib.sha256()
+
+    def write(file: Any) -> None:
+        nonlocal num_bytes, gzip_bytes
+        for i in documents:
+            example = source[i]
+            data = example['text'].encode('utf-8', errors='surrogatepass')
+            num_bytes += len(data)
+            gzip_bytes += len(zlib.compress(data, 9))
+            ids = _encode(source, tokenizer, i, example['text'])
+            digest.update(ids)
+            file.write(ids)
+            lengths.append(len(ids))
+            labels.append(_label(source, i, example))
+            done(1)
+
+    path = folder / shard_name(index)
+    _atomically(path, write)
+    arrays = {'lengths': np.array(lengths, np.int64), 'labels': np.array(labels, np.int32)}
+    sums = {'num_bytes': num_bytes, 'gzip_bytes': gzip_bytes, 'sha256': digest.hexdigest()}
+    _atomically(folder / _note_name(index), lambda file: np.savez(file, **arrays, **sums))
+
+
+def _encode(source: Source, tokenizer: Tokenizer, index: int, text: str) -> np.ndarray:
+    """The tokens of one document with its specials, in the store's integer type."""
+    try:
+        ids = tokenizer.encode(text)
+    except UserError as e:
+        raise UserError(f'{source.name}, split {source.split!r}, document {index}: {e}') from e
+    first = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    last = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    return np.concatenate([first, ids, last]).astype(_dtype(tokenizer))
+
+
+def _label(source: Source, index: int, example: dict[str, Any]) -> int:
+    if not source.label_names:
+        return 0
+    label = example['label']
+    if not 0 <= label < len(source.label_names):
+        raise UserError(
+            f'{source.name}, split {source.split!r}, document {index}: label {label} is outside '
+            f'0 to {len(source.label_names) - 1} (this split may be unlabelled)'
+        )
+    return label
+
+
+def _finish(
+    source: Source, tokenizer: Tokenizer, folder: pathlib.Path, fingerprint: str, count: int
+) -> None:
+    """Joins the shards' notes into offsets, labels and META, and removes what is left over."""
+    notes = [dict(np.load(folder / _note_name(i))) for i in range(count)]
+    lengths = np.concatenate([n['lengths'] for n in notes])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    labels = np.concatenate([n['labels'] for n in notes])
+    _atomically(folder / OFFSETS, lambda file: np.save(file, offsets))
+    _atomically(folder / LABELS, lambda file: np.save(file, labels))
+    num_bytes, num_tokens = sum(int(n['num_bytes']) for n in notes), int(offsets[-1])
+    if not num_bytes:
+        raise UserError(f'data.source: the split {source.split!r} of {source.name} has no text')
+    meta = {
+        'source': source.name,
+        'split': source.split,
+        'fingerprint': fingerprint,
+        'num_tokens': num_tokens,
+        'num_documents': len(lengths),
+        'num_bytes': num_bytes,
+        'gzip_bits_per_byte': 8 * sum(int(n['gzip_bytes']) for n in notes) / num_bytes,
+        'vocab_size': tokenizer.vocab_size,
+        'pad_id': tokenizer.pad_id,
+        'dtype': _dtype(tokenizer),
+        'label_names': list(source.label_names),
+        'shards': [{'num_tokens': int(n['lengths'].sum())} for n in notes],
+        'files': _files(folder, notes),
+    }
+    write_json(folder / META, meta)
+    for path in folder.iterdir():
+        if path.name not in meta['files'] and path.name != META:
+            path.unlink(missing_ok=True)
+
+
+def _files(folder: pathlib.Path, notes: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    known = {shard_name(i): str(n['sha256']) for i, n in enumerate(notes)}
+    known |= {name: sha256(folder / name) for name in (OFFSETS, LABELS)}
+    return {n: {'size': (folder / n).stat().st_size, 'sha256': sha} for n, sha in known.items()}
+
+
+def _dtype(tokenizer: Tokenizer) -> str:
+    return 'uint16' if tokenizer.vocab_size <= 1 << 16 else 'uint32'
+
+
+def _note_name(index: int) -> str:
+    return f'shard-{index:05d}.npz'
+
+
+def _atomically(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    with open(temporary, 'wb') as file:
+        write(file)
+    os.replace(temporary, path)
+
+
+def _progress(source: Source) -> Any:
+    from tqdm import tqdm
+
+    slow = 0.1 if sys.stderr.isatty() else 30  # seconds between lines of a log file
+    text = f'preparing {source.name} {source.split}'
+    return tqdm(total=len(source), desc=text, unit='doc', delay=1, mininterval=slow)

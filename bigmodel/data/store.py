@@ -1,0 +1,162 @@
+"""The token store: a split as memory-mapped token ids with document offsets, prepared once."""
+
+import functools
+import hashlib
+import json
+import pathlib
+import urllib.parse
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from bigmodel.data import locks, prepare, tokenizers
+from bigmodel.data.sources import Source, build_source, cache_root
+from bigmodel.errors import UserError
+
+
+class TokenStore:
+    """A prepared split. A document is `[bos] text [eos]`, with whichever the tokenizer has.
+
+    Raises UserError when a file is missing or has another size than was written.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.meta = _read_meta(folder)
+        _check_sizes(folder, self.meta)
+        self.num_tokens: int = self.meta['num_tokens']
+        self.num_documents: int = self.meta['num_documents']
+        self.num_bytes: int = self.meta['num_bytes']
+        self.gzip_bits_per_byte: float = self.meta['gzip_bits_per_byte']
+        self.vocab_size: int = self.meta['vocab_size']
+        self.pad_id: int = self.meta['pad_id']
+        self.label_names: tuple[str, ...] = tuple(self.meta['label_names'])
+        self.fingerprint: str = self.meta['fingerprint']
+        self.split: str = self.meta['split']
+        sizes = [s['num_tokens'] for s in self.meta['shards']]
+        self._bounds = np.cumsum([0, *sizes])
+        self._shards: dict[int, np.ndarray] = {}
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 (documents + 1,): document i is tokens offsets[i] to offsets[i + 1]."""
+        return np.load(self.folder / prepare.OFFSETS, mmap_mode='r')
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """int32 (documents,), or None when the source is unlabelled."""
+        return np.load(self.folder / prepare.LABELS) if self.label_names else None
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer that the store was written with."""
+        return tokenizers.load_tokenizer(self.folder.parent)
+
+    def gather(self, positions: np.ndarray) -> np.ndarray:
+        """The tokens at global `positions` (any shape), in the store's own integer type."""
+        if len(self._bounds) == 2:
+            return self._shard(0)[positions]
+        out = np.empty(positions.shape, self.meta['dtype'])
+        shard = np.searchsorted(self._bounds, positions, side='right') - 1
+        for i in np.unique(shard):
+            inside = shard == i
+            out[inside] = self._shard(i)[positions[inside] - self._bounds[i]]
+        return out
+
+    def verify(self) -> None:
+        """Reads every shard and raises UserError for one whose content has changed."""
+        for name, file in self.meta['files'].items():
+            if prepare.sha256(self.folder / name) != file['sha256']:
+                raise _damaged(self.folder, name, 'its content has changed')
+
+    def _shard(self, index: int) -> np.ndarray:
+        if index not in self._shards:
+            path = self.folder / prepare.shard_name(index)
+            self._shards[index] = np.memmap(path, self.meta['dtype'], mode='r')
+        return self._shards[index]
+
+
+def open_store(
+    data_config: ConfigDict, split: str, tokenizer: tokenizers.Tokenizer | None = None
+) -> TokenStore:
+    """Opens the token store of a split, preparing it first when it is not there.
+
+    `tokenizer` replaces the one that the config names (that of a pre-trained model, say).
+    """
+    source = build_source(data_config, split)
+    root = cache_root(data_config) / 'tokens'
+    note = root / 'index' / f'{_quick_key(data_config, source, tokenizer)}.json'
+    home = _noted(root, note)
+    if home is None or not (home / _folder_name(split) / prepare.META).exists():
+        home = _prepare(data_config, source, tokenizer, root)
+        prepare.write_json(note, {'folder': home.name})
+    return TokenStore(home / _folder_name(split))
+
+
+def _prepare(
+    data_config: ConfigDict,
+    source: Source,
+    tokenizer: tokenizers.Tokenizer | None,
+    root: pathlib.Path,
+) -> pathlib.Path:
+    """Prepares the split unless its fingerprint is there; returns the data set's folder."""
+    if tokenizer is None:
+        training = functools.partial(build_source, data_config, 'train')
+        tokenizer = tokenizers.build_tokenizer(data_config.tokenizer, training)
+    key = f'{prepare.CODE_VERSION} {source.fingerprint} {tokenizer.fingerprint}'
+    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
+    home = root / f'{source.name}-{fingerprint}'
+    folder = home / _folder_name(source.split)
+    with locks.exclusive(home / f'{folder.name}.lock'):
+        if not (folder / prepare.META).exists():
+            tokenizer.save(home)
+            prepare.prepare(source, tokenizer, folder, fingerprint, data_config.workers)
+    return home
+
+
+def _quick_key(
+    data_config: ConfigDict, source: Source, tokenizer: tokenizers.Tokenizer | None
+) -> str:
+    if tokenizer is None:
+        tokens = tokenizers.quick_key(data_config.tokenizer)
+    else:
+        tokens = tokenizer.fingerprint
+    key = f'{prepare.CODE_VERSION} {data_config.source} {source.quick_key()} {tokens}'
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _noted(root: pathlib.Path, note: pathlib.Path) -> pathlib.Path | None:
+    """The data set's folder that an earlier run noted for the same quick key, if any."""
+    try:
+        return root / json.loads(note.read_text())['folder']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the note only saves time
+
+
+def _folder_name(split: str) -> str:
+    return urllib.parse.quote(split, safe='')
+
+
+def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / prepare.META).read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise _damaged(folder, prepare.META, str(e)) from e
+
+
+def _check_sizes(folder: pathlib.Path, meta: dict[str, Any]) -> None:
+    for name, file in meta['files'].items():
+        path = folder / name
+        size = path.stat().st_size if path.exists() else None
+        if size is None:
+            raise _damaged(folder, name, 'it is missing')
+        if size != file['size']:
+            raise _damaged(folder, name, f'it has {size} bytes instead of {file["size"]}')
+
+
+def _damaged(folder: pathlib.Path, name: str, why: str) -> UserError:
+    return UserError(
+        f'token store: {folder / name} is damaged ({why}); '
+        f'delete the folder {folder} and start again: it will be prepared anew'
+    )

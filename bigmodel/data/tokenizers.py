@@ -1,0 +1,82 @@
+"""Text to token ids and back: the slot `data.tokenizer`."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from bigmodel import specs
+from bigmodel.data.hf_tokenizer import OPTIONS_FILE, HfTokenizer, read_hf, train_bpe
+from bigmodel.data.plain_tokenizers import FILE, ByteTokenizer, CharTokenizer
+from bigmodel.errors import UserError
+
+__all__ = ['TOKENIZERS', 'Tokenizer', 'build_tokenizer', 'load_tokenizer', 'train_bpe']
+
+
+class Tokenizer(Protocol):
+    """A frozen, picklable tokenizer."""
+
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the ids."""
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, without specials; an integer array."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes tokenizer.json into `folder`, which `load_tokenizer` reads."""
+
+
+def train_chars(training: Callable[[], Any]) -> CharTokenizer:
+    """The sorted characters of the training split; `training` opens it."""
+    source, found = training(), set()
+    for i in range(len(source)):
+        found.update(source[i]['text'])
+    return CharTokenizer(''.join(sorted(found)))
+
+
+TOKENIZERS = {'bytes': ByteTokenizer, 'chars': train_chars, 'hf': read_hf}
+
+
+def build_tokenizer(spec: str, training: Callable[[], Any] | None = None) -> Tokenizer:
+    """The tokenizer that `spec` names; `training` opens the training split for those it trains."""
+    return specs.make(TOKENIZERS, spec, 'data.tokenizer', training=training)
+
+
+def quick_key(spec: str) -> str:
+    """Changes when the tokenizer of `spec` may have: the spec, and the files that it names."""
+    parsed = specs.parse(spec, 'data.tokenizer')
+    values = [str(v) for v in (*parsed.args, *parsed.kwargs.values())]
+    files = [f for v in values for f in (v, os.path.join(v, FILE)) if os.path.isfile(f)]
+    stats = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+    return f'{parsed.name} {values} {stats}'
+
+
+def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+    """Restores what `Tokenizer.save` wrote; raises UserError when it is missing or damaged."""
+    file = pathlib.Path(folder) / FILE
+    try:
+        text = file.read_text(encoding='utf-8')
+        saved = json.loads(text)
+        if saved.get('kind') == 'chars':
+            return CharTokenizer(saved['characters'])
+        if saved.get('kind') == 'bytes':
+            return ByteTokenizer()
+        options = file.with_name(OPTIONS_FILE)
+        names = json.loads(options.read_text(encoding='utf-8')) if options.exists() else {}
+        return HfTokenizer(text, names.get('bos_token', 'auto'), names.get('eos_token', 'auto'))
+    except FileNotFoundError:
+        raise UserError(f'{file} does not exist: no tokenizer was saved there') from None
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError) as e:
+        raise UserError(f'{file} is damaged ({e})') from e
