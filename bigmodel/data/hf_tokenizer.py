@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel.data.plain_tokenizers import FILE, ints, utf8, write_json
+from bigmodel.data import atomic
+from bigmodel.data.plain_tokenizers import FILE, ints, utf8
 from bigmodel.errors import UserError
 
 OPTIONS_FILE = 'tokenizer_config.json'  # where Hugging Face's tools also keep these two names
@@ -72,8 +73,9 @@ class HfTokenizer:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json, as Hugging Face's tools read it, and the names of the specials."""
-        write_json(folder, {'bos_token': self.bos, 'eos_token': self.eos}, OPTIONS_FILE)
-        (folder / FILE).write_text(self.text, encoding='utf-8')
+        names = {'bos_token': self.bos, 'eos_token': self.eos}
+        atomic.write_json(pathlib.Path(folder) / OPTIONS_FILE, names)
+        atomic.write_text(pathlib.Path(folder) / FILE, self.text)
 
     def __getstate__(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # the library's object would lose options by pickling

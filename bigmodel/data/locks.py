@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import sys
 from collections.abc import Iterator
 
 
@@ -17,7 +18,11 @@ def exclusive(path: pathlib.Path) -> Iterator[None]:
         try:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f'waiting for another process that prepares {path}', file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
         except (ImportError, OSError):
             pass
         yield

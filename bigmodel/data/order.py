@@ -33,7 +33,7 @@ class ShuffledOrder:
         places = index * _BLOCK + np.arange(_BLOCK)
         epochs, within = np.divmod(places, self.num_rows)
         return permute(
-            within, self.num_rows, _mix(_mix(np.uint64(self.seed)) ^ epochs.astype('u8'))
+            within, self.num_rows, mix(mix(np.uint64(self.seed % 2**64)) ^ epochs.astype('u8'))
         )
 
 
@@ -54,14 +54,14 @@ def _feistel(values: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     low, high = bits // 2, bits - bits // 2
     for number in range(ROUNDS):
         left, right = values >> np.uint64(low), values & np.uint64((1 << low) - 1)
-        hashed = _mix(right ^ _mix(keys + np.uint64(number)))
+        hashed = mix(right ^ mix(keys + np.uint64(number)))
         left = (left ^ hashed) & np.uint64((1 << high) - 1)
         values = right << np.uint64(high) | left
         low, high = high, low
     return values
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): every bit depends on every bit."""
     with np.errstate(over='ignore'):
         x = np.asarray(x, np.uint64) + np.uint64(0x9E3779B97F4A7C15)

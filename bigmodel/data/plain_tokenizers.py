@@ -3,13 +3,12 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
+from bigmodel.data import atomic
 from bigmodel.errors import UserError
 
 FILE = 'tokenizer.json'
@@ -33,7 +32,7 @@ class ByteTokenizer:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into `folder`."""
-        write_json(folder, {'kind': 'bytes'})
+        atomic.write_json(pathlib.Path(folder) / FILE, {'kind': 'bytes'})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,9 @@ class CharTokenizer:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into `folder`."""
-        write_json(folder, {'kind': 'chars', 'characters': self.characters})
+        atomic.write_json(
+            pathlib.Path(folder) / FILE, {'kind': 'chars', 'characters': self.characters}
+        )
 
     @functools.cached_property
     def _codes(self) -> np.ndarray:
@@ -89,9 +90,3 @@ def utf8(text: str, encoding: str = 'utf-8') -> bytes:
 
 def ints(ids: Iterable[int]) -> list[int]:
     return np.asarray(ids if hasattr(ids, '__array__') else list(ids)).ravel().tolist()
-
-
-def write_json(folder: pathlib.Path, value: dict[str, Any], file: str = FILE) -> None:
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / file).write_text(json.dumps(value), encoding='utf-8')

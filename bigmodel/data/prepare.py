@@ -3,7 +3,6 @@
 import concurrent.futures
 import hashlib
 import itertools
-import json
 import multiprocessing
 import os
 import pathlib
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel.data import atomic
+from bigmodel.data.plain_tokenizers import utf8
 from bigmodel.errors import UserError
 
 CODE_VERSION = 1  # part of every fingerprint: raise it when the same input gives other files
@@ -34,11 +35,12 @@ def prepare(
     killed process leaves no half-made store, and two writers cannot harm each other.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ranges = _plan(source)
+    size = _estimate_bytes(source)
+    ranges = _plan(source, size)
     missing = [i for i in range(len(ranges)) if not (folder / _note_name(i)).exists()]
     jobs = [(i, ranges[i]) for i in missing]
     count = min(workers or os.cpu_count() or 1, len(jobs))
-    parallel = count > 1 and _estimate_bytes(source) >= PARALLEL_BYTES
+    parallel = count > 1 and size >= PARALLEL_BYTES
     with _progress(source) as bar:
         bar.update(len(source) - sum(len(r) for _, r in jobs))
         run = _run_in_processes if parallel else _run_here
@@ -57,24 +59,17 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that the file is either absent (or as before) or whole."""
-    text = json.dumps(value, indent=1)
-    _atomically(path, lambda file: file.write(text.encode()))
-
-
-def _plan(source: Source) -> list[range]:
+def _plan(source: Source, size: int) -> list[range]:
     """Document ranges, one a shard; they depend on the source only, so that a restart agrees."""
-    if not len(source):
-        raise UserError(f'data.source: the split {source.split!r} of {source.name} is empty')
-    wanted = -(-_estimate_bytes(source) // SHARD_BYTES)
-    count = max(1, min(wanted, MAX_SHARDS, len(source)))
+    count = max(1, min(-(-size // SHARD_BYTES), MAX_SHARDS, len(source)))
     bounds = [len(source) * i // count for i in range(count + 1)]
     return [range(a, b) for a, b in itertools.pairwise(bounds)]
 
 
 def _estimate_bytes(source: Source) -> int:
-    """The size of the text, from at most 64 documents at even distances."""
+    """The size of the text, from at most 64 documents at even distances; UserError if none."""
+    if not len(source):
+        raise UserError(f'data.source: the split {source.split!r} of {source.name} is empty')
     sample = np.unique(np.linspace(0, len(source) - 1, 64).astype(int))
     mean = np.mean([len(source[int(i)]['text']) for i in sample])
     return int(mean * len(source))
@@ -145,10 +140,9 @@ def _write_shard(
         nonlocal num_bytes, gzip_bytes
         for i in documents:
             example = source[i]
-            data = example['text'].encode('utf-8', errors='surrogatepass')
+            data, ids = _encode(source, tokenizer, i, example['text'])
             num_bytes += len(data)
             gzip_bytes += len(zlib.compress(data, 9))
-            ids = _encode(source, tokenizer, i, example['text'])
             digest.update(ids)
             file.write(ids)
             lengths.append(len(ids))
@@ -156,21 +150,23 @@ def _write_shard(
             done(1)
 
     path = folder / shard_name(index)
-    _atomically(path, write)
+    atomic.write(path, write)
     arrays = {'lengths': np.array(lengths, np.int64), 'labels': np.array(labels, np.int32)}
     sums = {'num_bytes': num_bytes, 'gzip_bytes': gzip_bytes, 'sha256': digest.hexdigest()}
-    _atomically(folder / _note_name(index), lambda file: np.savez(file, **arrays, **sums))
+    atomic.write(folder / _note_name(index), lambda file: np.savez(file, **arrays, **sums))
 
 
-def _encode(source: Source, tokenizer: Tokenizer, index: int, text: str) -> np.ndarray:
-    """The tokens of one document with its specials, in the store's integer type."""
+def _encode(
+    source: Source, tokenizer: Tokenizer, index: int, text: str
+) -> tuple[bytes, np.ndarray]:
+    """A document's UTF-8 bytes, and its tokens with specials in the store's integer type."""
     try:
-        ids = tokenizer.encode(text)
+        data, ids = utf8(text), tokenizer.encode(text)
     except UserError as e:
         raise UserError(f'{source.name}, split {source.split!r}, document {index}: {e}') from e
     first = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     last = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    return np.concatenate([first, ids, last]).astype(_dtype(tokenizer))
+    return data, np.concatenate([first, ids, last]).astype(_dtype(tokenizer))
 
 
 def _label(source: Source, index: int, example: dict[str, Any]) -> int:
@@ -193,8 +189,8 @@ def _finish(
     lengths = np.concatenate([n['lengths'] for n in notes])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     labels = np.concatenate([n['labels'] for n in notes])
-    _atomically(folder / OFFSETS, lambda file: np.save(file, offsets))
-    _atomically(folder / LABELS, lambda file: np.save(file, labels))
+    atomic.write(folder / OFFSETS, lambda file: np.save(file, offsets))
+    atomic.write(folder / LABELS, lambda file: np.save(file, labels))
     num_bytes, num_tokens = sum(int(n['num_bytes']) for n in notes), int(offsets[-1])
     if not num_bytes:
         raise UserError(f'data.source: the split {source.split!r} of {source.name} has no text')
@@ -213,7 +209,7 @@ def _finish(
         'shards': [{'num_tokens': int(n['lengths'].sum())} for n in notes],
         'files': _files(folder, notes),
     }
-    write_json(folder / META, meta)
+    atomic.write_json(folder / META, meta)
     for path in folder.iterdir():
         if path.name not in meta['files'] and path.name != META:
             path.unlink(missing_ok=True)
@@ -231,14 +227,6 @@ def _dtype(tokenizer: Tokenizer) -> str:
 
 def _note_name(index: int) -> str:
     return f'shard-{index:05d}.npz'
-
-
-def _atomically(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    with open(temporary, 'wb') as file:
-        write(file)
-    os.replace(temporary, path)
 
 
 def _progress(source: Source) -> Any:

@@ -7,7 +7,10 @@ from ml_collections import ConfigDict
 
 from bigmodel import config as config_lib
 from bigmodel import specs
-from bigmodel.data import stdlib_source
+from bigmodel.data.jsonl_source import JsonlSource
+from bigmodel.data.stdlib_source import PystdlibSource
+from bigmodel.data.text_source import TextSource
+from bigmodel.data.tfds_source import TfdsSource
 
 
 class Source(Protocol):
@@ -35,7 +38,10 @@ class Source(Protocol):
 
 
 SOURCES = {
-    'pystdlib': stdlib_source.PystdlibSource,
+    'pystdlib': PystdlibSource,
+    'tfds': TfdsSource,
+    'text': TextSource,
+    'jsonl': JsonlSource,
 }
 
 

@@ -7,7 +7,6 @@ import io
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 from typing import Any
 
@@ -77,11 +76,15 @@ def _build(data_dir: pathlib.Path, target: pathlib.Path) -> None:
 
     from bigmodel.data.datasets.pystdlib import Pystdlib
 
+    for left_by_a_kill in data_dir.glob('incomplete-*'):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix='incomplete-') as folder:
         builder = Pystdlib(data_dir=folder)
-        # Tracebacks of TFDS are worth more than its progress bars: this takes a second.
-        tfds.disable_progress_bar()
-        builder.download_and_prepare()
+        tfds.disable_progress_bar()  # it takes a second
+        try:
+            builder.download_and_prepare()
+        finally:
+            tfds.enable_progress_bar()
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(builder.data_path, target)
@@ -99,4 +102,3 @@ def _quiet() -> Any:
             yield
     finally:
         logging.set_verbosity(before)
-        sys.stdout.flush()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from bigmodel.data import locks, prepare, tokenizers
+from bigmodel.data import atomic, locks, prepare, tokenizers
 from bigmodel.data.sources import Source, build_source, cache_root
 from bigmodel.errors import UserError
 
@@ -21,8 +21,8 @@ class TokenStore:
     Raises UserError when a file is missing or has another size than was written.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: pathlib.Path, newly_prepared: bool = False) -> None:
+        self.folder, self.newly_prepared = folder, newly_prepared
         self.meta = _read_meta(folder)
         _check_sizes(folder, self.meta)
         self.num_tokens: int = self.meta['num_tokens']
@@ -41,7 +41,7 @@ class TokenStore:
     @functools.cached_property
     def offsets(self) -> np.ndarray:
         """int64 (documents + 1,): document i is tokens offsets[i] to offsets[i + 1]."""
-        return np.load(self.folder / prepare.OFFSETS, mmap_mode='r')
+        return np.load(self.folder / prepare.OFFSETS, mmap_mode='r').view(np.ndarray)
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
@@ -70,10 +70,25 @@ class TokenStore:
             if prepare.sha256(self.folder / name) != file['sha256']:
                 raise _damaged(self.folder, name, 'its content has changed')
 
+    def summary(self) -> dict[str, Any]:
+        """What a report says of this split; sizes in bytes."""
+        return {
+            'folder': str(self.folder),
+            'newly_prepared': self.newly_prepared,
+            'documents': self.num_documents,
+            'tokens': self.num_tokens,
+            'bytes': self.num_bytes,
+            'bytes_on_disk': sum(f['size'] for f in self.meta['files'].values()),
+            'shards': len(self.meta['shards']),
+            'vocab_size': self.vocab_size,
+            'labels': len(self.label_names),
+            'gzip_bits_per_byte': self.gzip_bits_per_byte,
+        }
+
     def _shard(self, index: int) -> np.ndarray:
         if index not in self._shards:
             path = self.folder / prepare.shard_name(index)
-            self._shards[index] = np.memmap(path, self.meta['dtype'], mode='r')
+            self._shards[index] = np.memmap(path, self.meta['dtype'], 'r').view(np.ndarray)
         return self._shards[index]
 
 
@@ -87,11 +102,11 @@ def open_store(
     source = build_source(data_config, split)
     root = cache_root(data_config) / 'tokens'
     note = root / 'index' / f'{_quick_key(data_config, source, tokenizer)}.json'
-    home = _noted(root, note)
+    home, new = _noted(root, note), False
     if home is None or not (home / _folder_name(split) / prepare.META).exists():
-        home = _prepare(data_config, source, tokenizer, root)
-        prepare.write_json(note, {'folder': home.name})
-    return TokenStore(home / _folder_name(split))
+        home, new = _prepare(data_config, source, tokenizer, root)
+        atomic.write_json(note, {'folder': home.name})
+    return TokenStore(home / _folder_name(split), new)
 
 
 def _prepare(
@@ -99,8 +114,8 @@ def _prepare(
     source: Source,
     tokenizer: tokenizers.Tokenizer | None,
     root: pathlib.Path,
-) -> pathlib.Path:
-    """Prepares the split unless its fingerprint is there; returns the data set's folder."""
+) -> tuple[pathlib.Path, bool]:
+    """The data set's folder, and whether the split had to be prepared in it."""
     if tokenizer is None:
         training = functools.partial(build_source, data_config, 'train')
         tokenizer = tokenizers.build_tokenizer(data_config.tokenizer, training)
@@ -109,10 +124,11 @@ def _prepare(
     home = root / f'{source.name}-{fingerprint}'
     folder = home / _folder_name(source.split)
     with locks.exclusive(home / f'{folder.name}.lock'):
-        if not (folder / prepare.META).exists():
+        new = not (folder / prepare.META).exists()
+        if new:
             tokenizer.save(home)
             prepare.prepare(source, tokenizer, folder, fingerprint, data_config.workers)
-    return home
+    return home, new
 
 
 def _quick_key(
