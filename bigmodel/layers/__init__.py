@@ -1,0 +1,1 @@
+"""Layers: pure functions and small linen modules that know no config and no mesh."""

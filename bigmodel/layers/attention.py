@@ -1,0 +1,103 @@
+"""Multi-head and grouped-query attention: project, norm, rotate, kernel, project."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from bigmodel.layers.coordinates import Context
+from bigmodel.layers.dropout import Dropout
+from bigmodel.layers.initializers import Init, fan_in
+from bigmodel.layers.kernels import Kernel, Reference
+from bigmodel.layers.linear import Linear
+from bigmodel.layers.masks import Causal, Mask, SameSegment
+from bigmodel.layers.norms import NORMS
+from bigmodel.layers.positions import Position
+from bigmodel.specs import bind
+
+
+class Attention(nn.Module):
+    """softmax(QKᵀ/√d_k)V over `num_heads` heads (Vaswani et al. 2017).
+
+    `num_kv_heads` < `num_heads` shares keys and values among groups of heads (Ainslie et al. 2023).
+    `qk_norm` is a norm over each head of queries and keys (Henry et al. 2020). `dropout` is of the
+    attention weights, `output_dropout` of the result; both act when a 'dropout' rng is given.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mask: Mask = Causal()
+    position: Position = Position()
+    kernel: Kernel = Reference()
+    bias: bool = False
+    out_bias: bool = False
+    qk_norm: str = 'none'
+    fused_qkv: bool = False
+    dropout: float = 0.0
+    output_dropout: float = 0.0
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
+        q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD)
+        norm = bind(NORMS, self.qk_norm, 'attention(qk_norm=...)', axis='head_dim')
+        q_BLHK, k_BLGK = norm(name='q_norm')(q_BLHK), norm(name='k_norm')(k_BLGK)
+        q_BLHK = self.position.rotate(q_BLHK, context.queries.position)
+        k_BLGK = self.position.rotate(k_BLGK, context.queries.position)
+        k_BSGK, v_BSGK = self._remember(k_BLGK, v_BLGK, context)
+        o_BLHK = self.kernel(
+            q_BLHK,
+            k_BSGK,
+            v_BSGK,
+            self.mask & SameSegment(),
+            context,
+            self.dropout,
+            self.make_rng('dropout') if self.dropout and self.has_rng('dropout') else None,
+        )
+        y_BLD = Linear(
+            (x_BLD.shape[-1],),
+            ('heads', 'head_dim'),
+            ('embed',),
+            self.out_bias,
+            'residual',
+            self.init,
+            self.dtype,
+            name='out',
+        )(o_BLHK)
+        return Dropout(self.output_dropout)(y_BLD)
+
+    def _project(self, x_BLD: Array) -> tuple[Array, Array, Array]:
+        H, G, K = self.num_heads, self.num_kv_heads, self.head_dim
+
+        def linear(name: str, heads: int, axis: str) -> Linear:
+            axes = (axis, 'head_dim')
+            rest = (self.bias, 'linear', self.init, self.dtype)
+            return Linear((heads, K), ('embed',), axes, *rest, name=name)
+
+        if self.fused_qkv:  # one matrix product instead of three
+            qkv = linear('qkv', H + 2 * G, 'heads')(x_BLD)
+            return tuple(jnp.split(qkv, (H, H + G), axis=2))
+        return (
+            linear('q', H, 'heads')(x_BLD),
+            linear('k', G, 'kv_heads')(x_BLD),
+            linear('v', G, 'kv_heads')(x_BLD),
+        )
+
+    def _remember(self, k_BLGK: Array, v_BLGK: Array, context: Context) -> tuple[Array, Array]:
+        """Writes keys and values to the cache and returns all of it; without a cache, its inputs."""
+        if not self.is_mutable_collection('cache'):
+            return k_BLGK, v_BLGK
+        B, _, G, K = k_BLGK.shape
+        shape = (B, context.keys.index.shape[0], G, K)
+        at = (0, context.queries.index[0], 0, 0)
+        k = self.variable('cache', 'keys', jnp.zeros, shape, k_BLGK.dtype)
+        v = self.variable('cache', 'values', jnp.zeros, shape, v_BLGK.dtype)
+        k.value = jax.lax.dynamic_update_slice(k.value, k_BLGK, at)
+        v.value = jax.lax.dynamic_update_slice(v.value, v_BLGK, at)
+        return k.value, v.value
+
+
+MIXERS = {'attention': Attention}

@@ -1,0 +1,54 @@
+"""Where tokens are: what masks, biases and kernels know about queries and keys."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@flax.struct.dataclass
+class Coordinates:
+    """The places of L tokens in B rows.
+
+    `index` counts slots of the row (or of the cache), `position` counts tokens of the document,
+    `segment` numbers the documents packed into a row (0 is padding; None: one document a row).
+    Within a document, differences of index and of position are the same, so masks and relative
+    biases use `index`, which has no batch dim and therefore costs L·S, not B·L·S.
+    """
+
+    index: Int[Array, ' L']
+    position: Int[Array, 'B L']
+    segment: Int[Array, 'B L'] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        length: int,
+        position: Int[Array, 'B L'] | None = None,
+        segment: Int[Array, 'B L'] | None = None,
+        start: Int[Array, ''] | int = 0,
+    ) -> 'Coordinates':
+        """Slots start, start+1, …; positions default to the slots."""
+        index = start + jnp.arange(length, dtype=jnp.int32)
+        return cls(index, index[None] if position is None else position, segment)
+
+    def distance(self, keys: 'Coordinates') -> Int[Array, 'L S']:
+        """Query slot minus key slot: 0 for the token itself, positive for the past."""
+        return self.index[:, None] - keys.index[None, :]
+
+
+@flax.struct.dataclass
+class Context:
+    """What the backbone hands to every block beside the residual stream."""
+
+    queries: Coordinates
+    keys: Coordinates
+    bias: 'Bias | None' = None
+
+
+class Bias:
+    """An additive attention bias that is evaluated where a kernel needs it."""
+
+    def __call__(self, queries: Coordinates, keys: Coordinates) -> Float[jax.Array, 'B H L S']:
+        """The bias of each query–key pair, float32; B may be 1."""
+        raise NotImplementedError

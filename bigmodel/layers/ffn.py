@@ -1,0 +1,84 @@
+"""Feed-forward layers: what each position computes on its own."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from bigmodel.errors import unknown
+from bigmodel.layers.dropout import Dropout
+from bigmodel.layers.initializers import Init, fan_in
+from bigmodel.layers.linear import Linear
+
+ACTIVATIONS: dict[str, Callable] = {
+    'relu': jax.nn.relu,
+    'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+    'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
+    'silu': jax.nn.silu,
+    'tanh': jnp.tanh,
+}
+
+
+class MLP(nn.Module):
+    """W₂·activation(W₁·x) (Vaswani et al. 2017, §3.3); `hidden` 0 is 4·width."""
+
+    activation: str = 'gelu'
+    hidden: int = 0
+    bias: bool = False
+    dropout: float = 0.0
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+        width = x_BLD.shape[-1]
+        h_BLF = hidden_linear(self, self.hidden or 4 * width, 'in')(x_BLD)
+        h_BLF = activation(self.activation)(h_BLF)
+        return Dropout(self.dropout)(residual_linear(self, width)(h_BLF))
+
+
+class Gated(nn.Module):
+    """W₂·(activation(W_g·x) ⊙ W₁·x): SwiGLU with silu, GEGLU with gelu (Shazeer 2020).
+
+    `hidden` 0 is 8/3·width rounded up to a multiple of 64, as many parameters as an MLP.
+    """
+
+    activation: str = 'silu'
+    hidden: int = 0
+    bias: bool = False
+    dropout: float = 0.0
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+        width = x_BLD.shape[-1]
+        hidden = self.hidden or -(-8 * width // (3 * 64)) * 64
+        gate_BLF = activation(self.activation)(hidden_linear(self, hidden, 'gate')(x_BLD))
+        h_BLF = gate_BLF * hidden_linear(self, hidden, 'in')(x_BLD)
+        return Dropout(self.dropout)(residual_linear(self, width)(h_BLF))
+
+
+FFNS = {'mlp': MLP, 'gated': Gated}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation called `name`."""
+    if name not in ACTIVATIONS:
+        raise unknown('activation', name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def hidden_linear(ffn: nn.Module, hidden: int, name: str) -> Linear:
+    """The projection from the model's width to `hidden` units."""
+    rest = (ffn.bias, 'linear', ffn.init, ffn.dtype)
+    return Linear((hidden,), ('embed',), ('mlp',), *rest, name=name)
+
+
+def residual_linear(ffn: nn.Module, width: int) -> Linear:
+    """The projection back to the model's width, which ends the branch."""
+    rest = (ffn.bias, 'residual', ffn.init, ffn.dtype)
+    return Linear((width,), ('mlp',), ('embed',), *rest, name='out')

@@ -1,0 +1,73 @@
+"""Linear and Embed: the only two places where a matrix of weights is born.
+
+Every dim of a weight gets a logical axis name here, and its standard deviation from the model's
+initialisation, a function `(role, fan_in) -> std` (see `initializers`).
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from bigmodel.layers.initializers import Init, fan_in
+
+
+class Linear(nn.Module):
+    """y = x·W + b, contracting the last `len(in_axes)` dims of x.
+
+    Weights are float32 of shape (*in, *features) and are cast to `dtype` for the product.
+    """
+
+    features: tuple[int, ...]
+    in_axes: tuple[str, ...]
+    out_axes: tuple[str, ...]
+    bias: bool = False
+    role: str = 'linear'
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
+        n = len(self.in_axes)
+        fan_in = math.prod(x.shape[-n:])
+        w = self.param(
+            'weight',
+            _normal(self.init(self.role, fan_in), (*self.in_axes, *self.out_axes)),
+            (*x.shape[-n:], *self.features),
+        )
+        y = jnp.tensordot(x.astype(self.dtype), w.astype(self.dtype), n)
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.out_axes)
+            y = y + self.param('bias', zeros, self.features).astype(self.dtype)
+        return y
+
+
+class Embed(nn.Module):
+    """A table of one vector per id; `attend` is its transpose, for a tied output head."""
+
+    size: int
+    width: int
+    axes: tuple[str, str] = ('vocab', 'embed')
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        std = self.init('embed', self.width)
+        self.table_VD = self.param('table', _normal(std, self.axes), (self.size, self.width))
+
+    def __call__(self, ids: Int[Array, '*s']) -> Float[Array, '*s D']:
+        """The vectors of `ids`."""
+        return jnp.take(self.table_VD, ids, axis=0).astype(self.dtype)
+
+    def attend(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
+        """The product of `x` with every vector of the table."""
+        return jnp.tensordot(x_BLD, self.table_VD.T.astype(x_BLD.dtype), 1)
+
+
+def _normal(std: float, axes: tuple[str, ...]) -> Callable[..., jax.Array]:
+    init = nn.initializers.normal(std) if std else nn.initializers.zeros
+    return nn.with_logical_partitioning(init, axes)

@@ -1,0 +1,1 @@
+"""Models: the slot tables, and the backbone and heads that layers are assembled into."""

@@ -1,0 +1,72 @@
+"""Heads: from the residual stream to what a task asks for, in float32."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from bigmodel.errors import unknown
+from bigmodel.layers.initializers import Init, fan_in
+from bigmodel.layers.linear import Linear
+from bigmodel.models.backbone import Backbone
+from bigmodel.sharding import constrain
+
+
+class LMHead(nn.Module):
+    """Logits over the vocabulary; `tied` reuses the token table (Press & Wolf 2017)."""
+
+    vocab_size: int
+    tied: bool = True
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, 'B L D'],
+        backbone: Backbone,
+        segments_BL: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, 'B L V']:
+        if self.tied:
+            logits = backbone.unembed(x_BLD)
+        else:
+            rest = (False, 'head', self.init, self.dtype)
+            logits = Linear((self.vocab_size,), ('embed',), ('vocab',), *rest, name='out')(x_BLD)
+        return constrain(logits.astype(jnp.float32), 'batch', 'length', 'vocab')
+
+
+class Classifier(nn.Module):
+    """Logits over labels from the mean, first or last vector of a row; starts at zero."""
+
+    num_labels: int
+    pool: str = 'mean'
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, 'B L D'],
+        backbone: Backbone,
+        segments_BL: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, 'B C']:
+        if self.pool not in POOLS:
+            raise unknown('pool of the classifier head', self.pool, POOLS)
+        here_BL = jnp.ones(x_BLD.shape[:2]) if segments_BL is None else segments_BL > 0
+        x_BD = POOLS[self.pool](x_BLD.astype(jnp.float32), here_BL.astype(jnp.float32))
+        rest = (True, 'head', lambda role, fan_in: 0.0, self.dtype)
+        out = Linear((self.num_labels,), ('embed',), ('labels',), *rest, name='out')
+        return out(x_BD).astype(jnp.float32)
+
+
+def _mean(x_BLD: Array, here_BL: Array) -> Array:
+    total = jnp.einsum('BLD,BL->BD', x_BLD, here_BL)
+    return total / jnp.maximum(here_BL.sum(1), 1)[:, None]
+
+
+def _last(x_BLD: Array, here_BL: Array) -> Array:
+    last_B = jnp.maximum(here_BL.sum(1).astype(jnp.int32) - 1, 0)
+    return jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)[:, 0]
+
+
+POOLS = {'mean': _mean, 'last': _last, 'first': lambda x_BLD, here_BL: x_BLD[:, 0]}
+HEADS = {'lm': LMHead, 'classifier': Classifier}

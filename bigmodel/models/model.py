@@ -1,0 +1,230 @@
+"""The slot tables, and `build_model`: from a resolved config to a linen module.
+
+This is the one place where configs meet layers. `init` and `apply` of linen are called here alone:
+`init_params` and `apply`.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Int
+
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError, unknown
+from bigmodel.layers.attention import MIXERS
+from bigmodel.layers.blocks import BLOCKS
+from bigmodel.layers.ffn import ACTIVATIONS, FFNS
+from bigmodel.layers.initializers import INITS
+from bigmodel.layers.kernels import KERNELS, Request, choose
+from bigmodel.layers.linear import Embed
+from bigmodel.layers.masks import MASKS
+from bigmodel.layers.norms import NORMS
+from bigmodel.layers.positions import POSITIONS, Position
+from bigmodel.models.backbone import REMAT, Backbone
+from bigmodel.models.heads import HEADS
+from bigmodel.specs import bind, make, parse
+
+SLOTS: dict[str, Mapping[str, Any]] = {
+    'position': POSITIONS,
+    'mask': MASKS,
+    'norm': NORMS,
+    'ffn': FFNS,
+    'mixer': MIXERS,
+    'block': BLOCKS,
+    'head': HEADS,
+    'init': INITS,
+    'kernel': KERNELS,
+    'activation': ACTIVATIONS,
+}
+
+
+class Model(nn.Module):
+    """A backbone and a head."""
+
+    make_backbone: Callable[..., Backbone]
+    make_head: Callable[..., nn.Module]
+
+    def setup(self) -> None:
+        self.backbone = self.make_backbone()
+        self.head = self.make_head()
+
+    def __call__(
+        self,
+        tokens: Int[Array, 'B L'],
+        positions: Int[Array, 'B L'] | None = None,
+        segments: Int[Array, 'B L'] | None = None,
+        cache_length: int | None = None,
+    ) -> Array:
+        """The head's outputs: logits_BLV of an LM, logits_BC of a classifier."""
+        x_BLD = self.backbone(tokens, positions, segments, cache_length)
+        return self.head(x_BLD, self.backbone, segments)
+
+
+def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: str) -> Model:
+    """Builds the model of a resolved `config.model`.
+
+    `vocab_size` is the tokenizer's; `num_labels` the data's (0: unlabelled). Raises UserError for
+    any part or shape that cannot be, before anything is compiled.
+    """
+    if model.vocab_size and vocab_size > model.vocab_size:
+        raise UserError(
+            f'the tokenizer has {vocab_size} tokens but model.vocab_size={model.vocab_size}; '
+            f'set it to 0 or to at least {vocab_size}'
+        )
+    _check_choices(model)
+    dtype = compute_dtype(model.dtype, platform)
+    init = make(INITS, model.init, 'model.init', depth=model.depth)
+    known = {
+        'init': init,
+        'dtype': jnp.dtype(dtype),
+        'vocab_size': padded_vocab(model.vocab_size, vocab_size),
+        'num_labels': num_labels,
+        'max_length': model.max_length,
+    }
+    make_position = bind(POSITIONS, model.position, 'model.position', **known)
+    norm = bind(NORMS, model.norm, 'model.norm', axis='embed')
+    masks = model.pattern or (model.mask,)
+    if model.depth % len(masks):
+        raise UserError(
+            f'model.pattern has {len(masks)} blocks, which does not divide model.depth='
+            f'{model.depth}'
+        )
+    blocks = tuple(_block(model, mask, make_position, norm, known, platform) for mask in masks)
+    repeats = model.depth // len(masks)
+    embed = partial(Embed, known['vocab_size'], model.width, init=init, dtype=known['dtype'])
+    backbone = partial(
+        Backbone,
+        embed=embed,
+        position=make_position,
+        blocks=blocks,
+        norm=norm,
+        repeats=repeats,
+        num_heads=model.num_heads,
+        scale_embed=model.scale_embed,
+        dropout=model.dropout,
+        remat=model.remat,
+        unroll=min(model.unroll or repeats, repeats),
+    )
+    return Model(backbone, _head(model, num_labels, known))
+
+
+def _block(
+    model: ConfigDict,
+    mask: str,
+    make_position: Callable[..., Position],
+    norm: Callable[..., nn.Module],
+    known: Mapping[str, Any],
+    platform: str,
+) -> Callable[..., nn.Module]:
+    mask_part = make(MASKS, mask, 'model.mask')
+    position = make_position()
+    mixer = bind(
+        MIXERS,
+        model.mixer,
+        'model.mixer',
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        mask=mask_part,
+        position=position,
+        kernel=None,
+        output_dropout=model.dropout,
+        **known,
+    )
+    dropout = mixer.keywords.get('dropout', 0.0)
+    has_bias = type(position).bias is not Position.bias
+    request = Request(mask_part, has_bias, dropout, platform, known['dtype'].name)
+    _, kernel = choose(model.kernel, request)
+    if type(position).rotate is not Position.rotate and model.head_dim % 2:
+        raise UserError(
+            f'model.position={model.position!r} rotates pairs of features, but '
+            f'model.head_dim={model.head_dim} is odd'
+        )
+    ffn = bind(FFNS, model.ffn, 'model.ffn', dropout=model.dropout, **known)
+    make_block = bind(
+        BLOCKS, model.block, 'model.block', mixer=partial(mixer, kernel=kernel), ffn=ffn, norm=norm
+    )
+    return make_block
+
+
+def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    head = bind(HEADS, model.head, 'model.head', **known)
+    if 'num_labels' in head.keywords and num_labels < 2:
+        raise UserError(
+            f'model.head={model.head!r} needs labelled data; data.source has {num_labels} labels'
+        )
+    return head
+
+
+def kernel_name(model: ConfigDict, platform: str) -> str:
+    """The kernel that `build_model` takes, for the log and `run.json`."""
+    dropout = parse(model.mixer, 'model.mixer').kwargs.get('dropout', 0.0)
+    mask = make(MASKS, (model.pattern or (model.mask,))[0], 'model.mask')
+    position = POSITIONS[parse(model.position, 'model.position').name]
+    has_bias = position.bias is not Position.bias
+    dtype = compute_dtype(model.dtype, platform)
+    return choose(model.kernel, Request(mask, has_bias, dropout, platform, dtype))[0]
+
+
+def init_params(model: Model, key: jax.Array, seq_len: int) -> Any:
+    """Initial parameters: a nested dict whose leaves carry their logical axes (boxed)."""
+    tokens = jnp.zeros((1, seq_len), jnp.int32)
+    return model.init(key, tokens, mutable=['params'])['params']
+
+
+def apply(
+    model: Model,
+    params: Any,
+    tokens: Int[Array, 'B L'],
+    positions: Int[Array, 'B L'] | None = None,
+    segments: Int[Array, 'B L'] | None = None,
+    dropout_key: jax.Array | None = None,
+) -> Array:
+    """The model's outputs; dropout is on exactly when `dropout_key` is given."""
+    rngs = {} if dropout_key is None else {'dropout': dropout_key}
+    return model.apply({'params': params}, tokens, positions, segments, rngs=rngs)
+
+
+def apply_cached(
+    model: Model,
+    params: Any,
+    cache: Any,
+    tokens: Int[Array, 'B L'],
+    cache_length: int,
+    positions: Int[Array, 'B L'] | None = None,
+    segments: Int[Array, 'B L'] | None = None,
+) -> tuple[Array, Any]:
+    """One decoding step: outputs for `tokens`, which follow those in `cache` (None: the first)."""
+    variables = {'params': params} if cache is None else {'params': params, 'cache': cache}
+    outputs, updated = model.apply(
+        variables, tokens, positions, segments, cache_length, mutable=['cache']
+    )
+    return outputs, updated['cache']
+
+
+def compute_dtype(name: str, platform: str) -> str:
+    """'auto' is bfloat16 on accelerators and float32 on CPU, where bfloat16 is not faster."""
+    choices = ('auto', 'float32', 'bfloat16', 'float16')
+    if name not in choices:
+        raise unknown('model.dtype', name, choices)
+    return ('float32' if platform == 'cpu' else 'bfloat16') if name == 'auto' else name
+
+
+def padded_vocab(configured: int, tokenizer: int) -> int:
+    """`model.vocab_size`, or the tokenizer's rounded up to 64 (matrix units, sharding)."""
+    return configured or -(-tokenizer // 64) * 64
+
+
+def _check_choices(model: ConfigDict) -> None:
+    if model.remat not in REMAT:
+        raise unknown('model.remat', model.remat, REMAT)
+    if not 0 <= model.dropout < 1:
+        raise UserError(f'model.dropout={model.dropout} must be in [0, 1)')
+    for slot in ('ffn',):
+        activation = parse(model[slot], f'model.{slot}').kwargs.get('activation', 'gelu')
+        if activation not in ACTIVATIONS:
+            raise unknown('activation', activation, ACTIVATIONS)

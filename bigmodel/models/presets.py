@@ -1,0 +1,87 @@
+"""Sizes: `model.size` names a row; every entry of the row can be overridden in the run card."""
+
+from typing import Any
+
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError, unknown
+
+_LLAMA = {
+    'position': 'rope',
+    'norm': 'rmsnorm(eps=1e-5)',
+    'ffn': 'gated',
+    'mixer': 'attention',
+    'block': 'prenorm',
+    'head': 'lm(tied=False)',
+    'init': 'fan_in',
+}
+_GPT2 = {
+    'position': 'learned',
+    'norm': 'layernorm',
+    'ffn': 'mlp(activation="gelu_tanh", bias=True)',
+    'mixer': 'attention(bias=True, out_bias=True)',
+    'block': 'prenorm',
+    'head': 'lm(tied=True)',
+    'init': 'gpt2',
+}
+
+# depth, width, heads, kv heads; hidden sizes are in the ffn spec where they are not the default.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Rows of our own for laptops, Llama-shaped; `tiny` has about a million parameters on bytes.
+    'tiny': {**_LLAMA, 'depth': 4, 'width': 128, 'num_heads': 4, 'head': 'lm(tied=True)'},
+    'mini': {**_LLAMA, 'depth': 6, 'width': 256, 'num_heads': 8, 'head': 'lm(tied=True)'},
+    'small': {**_LLAMA, 'depth': 8, 'width': 512, 'num_heads': 8, 'head': 'lm(tied=True)'},
+    # Radford et al. 2019, table 2.
+    'gpt2-124m': {**_GPT2, 'depth': 12, 'width': 768, 'num_heads': 12},
+    'gpt2-355m': {**_GPT2, 'depth': 24, 'width': 1024, 'num_heads': 16},
+    'gpt2-774m': {**_GPT2, 'depth': 36, 'width': 1280, 'num_heads': 20},
+    'gpt2-1558m': {**_GPT2, 'depth': 48, 'width': 1600, 'num_heads': 25},
+    # The shape of Llama 3.2 1B: wide heads shared by 4 queries, tied head.
+    'llama-1b': {
+        **_LLAMA,
+        'depth': 16,
+        'width': 2048,
+        'num_heads': 32,
+        'num_kv_heads': 8,
+        'position': 'rope(theta=500000.0)',
+        'ffn': 'gated(hidden=8192)',
+        'head': 'lm(tied=True)',
+    },
+    # Touvron et al. 2023, table 2 (Llama 7B).
+    'llama-7b': {
+        **_LLAMA,
+        'depth': 32,
+        'width': 4096,
+        'num_heads': 32,
+        'ffn': 'gated(hidden=11008)',
+    },
+}
+
+
+def resolve(model: ConfigDict, seq_len: int) -> None:
+    """Fills, in place, every entry that the run card left at 0 or '' with its size's.
+
+    `head_dim` becomes width/num_heads, `num_kv_heads` num_heads, `max_length` the sequence length.
+    Raises UserError for an unknown size or a shape that cannot be.
+    """
+    if model.size not in PRESETS:
+        raise unknown('model.size', model.size, PRESETS)
+    for key, value in PRESETS[model.size].items():
+        if not model[key]:
+            model[key] = value
+    model.num_kv_heads = model.num_kv_heads or model.num_heads
+    model.max_length = model.max_length or seq_len
+    for key in ('depth', 'width', 'num_heads', 'num_kv_heads', 'head_dim', 'vocab_size'):
+        if model[key] < 0:
+            raise UserError(f'model.{key} must not be negative, got {model[key]}')
+    if not model.head_dim:
+        if model.width % model.num_heads:
+            raise UserError(
+                f'model.width={model.width} is not a multiple of model.num_heads='
+                f'{model.num_heads}; change one of them, or set model.head_dim'
+            )
+        model.head_dim = model.width // model.num_heads
+    if model.num_heads % model.num_kv_heads:
+        raise UserError(
+            f'model.num_kv_heads={model.num_kv_heads} does not divide '
+            f'model.num_heads={model.num_heads}'
+        )

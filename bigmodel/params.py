@@ -1,0 +1,57 @@
+"""Parameters as a tree of paths: regex lists that assign a value to each, counts and tables.
+
+A path joins the keys of the nested dict with '/', e.g. 'backbone/layers/block_0/mixer/q/weight'.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from bigmodel.errors import UserError
+
+Rules = Sequence[tuple[str, Any]]
+
+
+def path_of(key_path: Any) -> str:
+    """A JAX key path as 'a/b/c'."""
+    return jax.tree_util.keystr(key_path, simple=True, separator='/')
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Path -> leaf."""
+    return {path_of(k): v for k, v in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def assign(rules: Rules, tree: Any, what: str) -> Any:
+    """The value of the first regex that matches each path (from its start), as a tree.
+
+    Raises UserError for a parameter that no regex matches and for a bad regex.
+    """
+    compiled = []
+    for pattern, value in rules:
+        try:
+            compiled.append((re.compile(pattern), value))
+        except re.error as e:
+            raise UserError(f'{what}: {pattern!r} is not a regular expression: {e}') from e
+
+    def find(key_path: Any, _: Any) -> Any:
+        path = path_of(key_path)
+        for pattern, value in compiled:
+            if pattern.match(path):
+                return value
+        raise UserError(f"{what}: nothing matches {path!r}; end the list with ('.*', value)")
+
+    return jax.tree_util.tree_map_with_path(find, tree)
+
+
+def count(tree: Any) -> int:
+    """How many scalars the tree holds."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def num_bytes(tree: Any) -> int:
+    """How many bytes the arrays of the tree take, one copy."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
