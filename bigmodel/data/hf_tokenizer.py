@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from bigmodel.data import atomic
-from bigmodel.data.plain_tokenizers import FILE, ints, utf8
+from bigmodel.data.plain_tokenizers import FILE, Ids, ints, utf8
+from bigmodel.data.source import Source
 from bigmodel.errors import UserError
 
 OPTIONS_FILE = 'tokenizer_config.json'  # where Hugging Face's tools also keep these two names
@@ -32,8 +33,9 @@ class HfTokenizer:
     eos: str = 'auto'
 
     def __post_init__(self) -> None:
+        vocabulary = self._vocabulary  # read here, so that a bad file is an error at once
         for name, special in (('bos', self.bos), ('eos', self.eos)):
-            if special not in ('auto', '') and special not in self._vocabulary:
+            if special not in ('auto', '', *vocabulary):
                 raise UserError(f'data.tokenizer: {name}={special!r} is not in the vocabulary')
 
     @functools.cached_property
@@ -66,7 +68,7 @@ class HfTokenizer:
         """The ids of `text`; names of specials inside the text are plain text."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
         known = [i for i in ints(ids) if 0 <= i < self.vocab_size]
         return self._tokenizer.decode(known, skip_special_tokens=True)
@@ -118,7 +120,7 @@ def read_hf(path: str, bos: str = 'auto', eos: str = 'auto') -> HfTokenizer:
         ) from None
 
 
-def train_bpe(source: Any, vocab_size: int, path: str) -> HfTokenizer:
+def train_bpe(source: Source, vocab_size: int, path: str) -> HfTokenizer:
     """Trains a byte-level BPE of `vocab_size` entries on a source and writes it to `path`."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -141,5 +143,5 @@ def train_bpe(source: Any, vocab_size: int, path: str) -> HfTokenizer:
     return read_hf(str(path))
 
 
-def _texts(source: Any) -> Iterator[str]:
+def _texts(source: Source) -> Iterator[str]:
     return (source[i]['text'] for i in range(len(source)))

@@ -12,6 +12,7 @@ import numpy as np
 from bigmodel.data import files
 from bigmodel.data.order import mix
 from bigmodel.data.plain_tokenizers import utf8
+from bigmodel.data.source import Source
 from bigmodel.data.splits import SPLITS, share_out_hashes
 from bigmodel.data.text_source import require_split
 from bigmodel.errors import UserError, nearest
@@ -29,7 +30,7 @@ class Lines(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonlSource:
+class JsonlSource(Source):
     """The lines of the files of `path`: fields `text`, and `label` (a string or a class number).
 
     With '{split}' in the path, each split has its own files; otherwise `validation` and `test` are

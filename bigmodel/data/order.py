@@ -3,7 +3,7 @@
 import functools
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt
 
 ROUNDS = 8
 _BLOCK = 4096
@@ -21,6 +21,7 @@ class ShuffledOrder:
 
     def __init__(self, num_rows: int, seed: int) -> None:
         self.num_rows, self.seed = num_rows, seed
+        self._key = mix(np.array([seed % 2**64], np.uint64))
         self._block = functools.lru_cache(maxsize=4)(self._compute_block)
 
     def __call__(self, start: int, count: int) -> Int[np.ndarray, 'count']:
@@ -32,13 +33,11 @@ class ShuffledOrder:
     def _compute_block(self, index: int) -> Int[np.ndarray, 'block']:
         places = index * _BLOCK + np.arange(_BLOCK)
         epochs, within = np.divmod(places, self.num_rows)
-        return permute(
-            within, self.num_rows, mix(mix(np.uint64(self.seed % 2**64)) ^ epochs.astype('u8'))
-        )
+        return permute(within, self.num_rows, mix(self._key ^ epochs.astype(np.uint64)))
 
 
 def permute(
-    values: Int[np.ndarray, 'n'], size: int, keys: Int[np.ndarray, 'n']
+    values: Int[np.ndarray, 'n'], size: int, keys: UInt[np.ndarray, 'n']
 ) -> Int[np.ndarray, 'n']:
     """Where the permutation of range(size) that each key (uint64) names sends each value."""
     bits = max(2, (size - 1).bit_length())

@@ -1,6 +1,6 @@
 """From a token store to rows of a fixed length: the slot `data.packing`."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -11,6 +11,7 @@ from bigmodel.data.store import TokenStore
 from bigmodel.errors import UserError
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Rows by index. `take` gives, for n indices, arrays whose first dimension is n:
 

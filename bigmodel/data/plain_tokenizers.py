@@ -12,6 +12,7 @@ from bigmodel.data import atomic
 from bigmodel.errors import UserError
 
 FILE = 'tokenizer.json'
+Ids = Iterable[int] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class ByteTokenizer:
         """The bytes of `text`; raises UserError for text that has no UTF-8 form."""
         return np.frombuffer(utf8(text), np.uint8)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
         return bytes(i for i in ints(ids) if 0 <= i < 256).decode('utf-8', errors='replace')
 
@@ -65,7 +66,7 @@ class CharTokenizer:
             )
         return ids
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text of `ids`; ids outside the vocabulary are dropped."""
         return ''.join(self.characters[i] for i in ints(ids) if 0 <= i < self.vocab_size)
 
@@ -88,5 +89,5 @@ def utf8(text: str, encoding: str = 'utf-8') -> bytes:
         raise UserError(f'text holds a lone surrogate {text[e.start]!a}: not valid Unicode') from e
 
 
-def ints(ids: Iterable[int]) -> list[int]:
+def ints(ids: Ids) -> list[int]:
     return np.asarray(ids if hasattr(ids, '__array__') else list(ids)).ravel().tolist()

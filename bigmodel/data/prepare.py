@@ -15,6 +15,8 @@ import numpy as np
 
 from bigmodel.data import atomic
 from bigmodel.data.plain_tokenizers import utf8
+from bigmodel.data.source import Source
+from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 
 CODE_VERSION = 1  # part of every fingerprint: raise it when the same input gives other files
@@ -22,8 +24,6 @@ META, OFFSETS, LABELS = 'meta.json', 'offsets.npy', 'labels.npy'
 SHARD_BYTES = 16 << 20  # of text
 MAX_SHARDS = 1024
 PARALLEL_BYTES = 48 << 20  # below this, starting processes costs more than they save
-
-Source, Tokenizer = Any, Any
 
 
 def prepare(

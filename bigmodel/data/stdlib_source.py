@@ -12,12 +12,13 @@ from typing import Any
 
 from bigmodel.data import locks
 from bigmodel.data.datasets import stdlib_files
+from bigmodel.data.source import Source
 from bigmodel.data.splits import SPLITS
 from bigmodel.errors import unknown
 
 
 @dataclasses.dataclass(frozen=True)
-class PystdlibSource:
+class PystdlibSource(Source):
     """The running Python's standard library, labelled by theme of module."""
 
     split: str

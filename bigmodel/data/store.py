@@ -11,7 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bigmodel.data import atomic, locks, prepare, tokenizers
-from bigmodel.data.sources import Source, build_source, cache_root
+from bigmodel.data.source import Source
+from bigmodel.data.sources import build_source, cache_root
 from bigmodel.errors import UserError
 
 
@@ -59,7 +60,7 @@ class TokenStore:
             return self._shard(0)[positions]
         out = np.empty(positions.shape, self.meta['dtype'])
         shard = np.searchsorted(self._bounds, positions, side='right') - 1
-        for i in np.unique(shard):
+        for i in np.unique(shard).tolist():
             inside = shard == i
             out[inside] = self._shard(i)[positions[inside] - self._bounds[i]]
         return out

@@ -6,12 +6,13 @@ import pathlib
 from typing import Any
 
 from bigmodel.data import files
+from bigmodel.data.source import Source
 from bigmodel.data.splits import SPLITS, check_shares, share_out
 from bigmodel.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class TextSource:
+class TextSource(Source):
     """The files of `path`, one document each.
 
     With '{split}' in the path, each split has its own files. Otherwise `validation` and `test` are

@@ -7,12 +7,13 @@ import pathlib
 from typing import Any
 
 from bigmodel.data import tfds_prepared
+from bigmodel.data.source import Source
 from bigmodel.data.splits import SPLITS
 from bigmodel.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsSource:
+class TfdsSource(Source):
     """A TFDS data set: `name` as TFDS writes it ('glue/sst2', 'imdb_reviews:1.0.0').
 
     `text` is a text feature (several are joined by a newline), '' when there is only one; `label` a
@@ -102,7 +103,7 @@ class TfdsSource:
     def _text_fields(self) -> tuple[str, ...]:
         texts = [k for k, f in self._builder.info.features.items() if _is_text(f)]
         if not self.text and len(texts) != 1:
-            listed = ', '.join(texts) or 'none'
+            listed = ', '.join(sorted(texts)) or 'none'
             raise UserError(
                 f"data.source: say which text of {self.dataset} to read, as text='...'. "
                 f'Its text features: {listed}'
@@ -119,7 +120,7 @@ class TfdsSource:
         if field not in features:
             raise UserError(
                 f'data.source: {self.dataset} has no feature {field!r} ({argument}=...).'
-                f'{nearest(field, features)} Its features: {", ".join(features)}'
+                f'{nearest(field, features)} Its features: {", ".join(sorted(features))}'
             )
         if argument == 'label' and not hasattr(features[field], 'names'):
             raise UserError(f'data.source: feature {field!r} of {self.dataset} is no ClassLabel')

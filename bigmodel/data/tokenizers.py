@@ -3,19 +3,21 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from bigmodel import specs
 from bigmodel.data.hf_tokenizer import OPTIONS_FILE, HfTokenizer, read_hf, train_bpe
-from bigmodel.data.plain_tokenizers import FILE, ByteTokenizer, CharTokenizer
+from bigmodel.data.plain_tokenizers import FILE, ByteTokenizer, CharTokenizer, Ids
+from bigmodel.data.source import Source
 from bigmodel.errors import UserError
 
 __all__ = ['TOKENIZERS', 'Tokenizer', 'build_tokenizer', 'load_tokenizer', 'train_bpe']
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """A frozen, picklable tokenizer."""
 
@@ -31,14 +33,14 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, without specials; an integer array."""
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into `folder`, which `load_tokenizer` reads."""
 
 
-def train_chars(training: Callable[[], Any]) -> CharTokenizer:
+def train_chars(training: Callable[[], Source]) -> CharTokenizer:
     """The sorted characters of the training split; `training` opens it."""
     source, found = training(), set()
     for i in range(len(source)):
@@ -49,7 +51,7 @@ def train_chars(training: Callable[[], Any]) -> CharTokenizer:
 TOKENIZERS = {'bytes': ByteTokenizer, 'chars': train_chars, 'hf': read_hf}
 
 
-def build_tokenizer(spec: str, training: Callable[[], Any] | None = None) -> Tokenizer:
+def build_tokenizer(spec: str, training: Callable[[], Source] | None = None) -> Tokenizer:
     """The tokenizer that `spec` names; `training` opens the training split for those it trains."""
     return specs.make(TOKENIZERS, spec, 'data.tokenizer', training=training)
 

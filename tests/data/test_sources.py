@@ -1,0 +1,143 @@
+"""Local files as documents: splits, random access, and every mistake."""
+
+import json
+import pickle
+
+import pytest
+
+from bigmodel.data import sources
+from bigmodel.errors import UserError
+
+
+def read(config, split):
+    source = sources.build_source(config, split)
+    return [source[i] for i in range(len(source))]
+
+
+def write_jsonl(path, rows):
+    path.write_text('\n'.join(json.dumps(r) for r in rows) + '\n')
+    return str(path)
+
+
+def test_one_file_is_split_by_characters_at_the_end(tmp_path, make_config):
+    text = ''.join(chr(0xE0 + i % 20) for i in range(1003)) + '\r\n'
+    (tmp_path / 'a.txt').write_bytes(text.encode())
+    config = make_config(path=str(tmp_path / 'a.txt'), source='text(validation=0.1)')
+    (train,), (validation,) = read(config, 'train'), read(config, 'validation')
+    assert train['text'] == text[: int(0.9 * len(text))]
+    assert train['text'] + validation['text'] == text
+
+
+def test_many_files_are_split_by_file(texts, make_config):
+    config = make_config(path=f'{texts}/*.txt', source='text(validation=0.2, test=0.1)')
+    parts = [[d['text'] for d in read(config, s)] for s in ('train', 'validation', 'test')]
+    assert [len(p) for p in parts] == [14, 4, 2]
+    everything = sorted(f.read_text() for f in texts.iterdir())
+    assert sorted(p for part in parts for p in part) == everything
+
+
+def test_the_split_can_be_part_of_the_path(tmp_path, make_config):
+    for split in ('train', 'validation'):
+        (tmp_path / f'{split}.txt').write_text(f'this is {split}')
+    config = make_config(path=f'{tmp_path}/{{split}}.txt')
+    assert read(config, 'validation') == [{'text': 'this is validation'}]
+    with pytest.raises(UserError, match=r'no split .test.; there are: train, validation'):
+        read(config, 'test')
+
+
+def test_moving_a_folder_keeps_splits_and_fingerprint(texts, tmp_path, make_config):
+    before = make_config(path=f'{texts}/*')
+    old = sources.build_source(before, 'train').fingerprint, read(before, 'train')
+    texts.rename(tmp_path / 'moved')
+    after = make_config(path=f'{tmp_path}/moved/*')
+    assert (sources.build_source(after, 'train').fingerprint, read(after, 'train')) == old
+
+
+def test_fingerprint_follows_content_and_quick_key_follows_files(texts, make_config):
+    config = make_config(path=f'{texts}/*')
+    before = sources.build_source(config, 'train')
+    old = before.fingerprint, before.quick_key()
+    content = (texts / '03.txt').read_bytes()
+    (texts / '03.txt').write_bytes(content.replace(b'3', b'4'))  # the same size
+    after = sources.build_source(config, 'train')
+    assert after.fingerprint != old[0]
+    assert after.quick_key() != old[1]
+
+
+def test_jsonl_random_access_and_labels(tmp_path, make_config):
+    rows = [{'body': f'document é {i}\n', 'kind': 'abc'[i % 3]} for i in range(50)]
+    path = write_jsonl(tmp_path / 'a.jsonl', rows)
+    config = make_config(path=path, source='jsonl("body", label="kind", validation=0.2)')
+    train, validation = (sources.build_source(config, s) for s in ('train', 'validation'))
+    assert train.label_names == validation.label_names == ('a', 'b', 'c')
+    assert (len(train), len(validation)) == (40, 10)
+    found = [s[i] for s in (train, validation) for i in reversed(range(len(s)))]
+    expected = [{'text': r['body'], 'label': 'abc'.index(r['kind'])} for r in rows]
+    assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+def test_jsonl_class_numbers_and_blank_lines(tmp_path, make_config):
+    (tmp_path / 'a.jsonl').write_text('\n{"text": "x", "label": 2}\n\n{"text": "y", "label": 0}')
+    config = make_config(path=str(tmp_path / 'a.jsonl'), source='jsonl(label="label")')
+    assert sources.build_source(config, 'train').label_names == ('0', '1', '2')
+
+
+@pytest.mark.parametrize('name', ['text', 'jsonl(label="label")'])
+def test_sources_survive_pickling(tmp_path, make_config, name):
+    path = write_jsonl(tmp_path / 'a.jsonl', [{'text': str(i), 'label': i} for i in range(9)])
+    source = sources.build_source(make_config(path=path, source=name), 'train')
+    before = [source[i] for i in range(len(source))]
+    copy = pickle.loads(pickle.dumps(source))
+    assert [copy[i] for i in range(len(copy))] == before
+
+
+BAD_FILES = [
+    ('text', b'', 'is empty'),
+    ('text', 'é'.encode('latin1') + b'abc', 'byte 0 is not UTF-8'),
+    ('jsonl', b'', 'is empty'),
+    ('jsonl', b'{"text": "a"}\n{"text": \n', ':2: not JSON'),
+    ('jsonl', b'{"text": "a"}\n[1]\n', ':2: a line must be a JSON object'),
+    ('jsonl', b'{"txt": "a"}\n{"b": 1}\n', "no field 'text'.*Fields there: "),
+    ('jsonl', b'{"text": 1}\n{"text": 1}\n', "field 'text' is not a string"),
+    ('jsonl', b'{"text": "a"}\n{"text": "\xe9"}\n', ':2: byte 10 is not UTF-8'),
+    ('jsonl', b'{"text": "\\ud800"}\n{"text": "\\ud800"}\n', 'lone surrogate'),
+    ('jsonl(label="y")', b'{"text": "a", "y": 0}\n{"text": "a", "y": -1}\n', ':2: label -1'),
+    ('jsonl(label="y")', b'{"text": "a", "y": 0.5}\n', ':1: label 0.5 is neither'),
+    ('jsonl(label="y")', b'{"text": "a", "y": 0}\n{"text": "a", "y": "b"}\n', 'jsonl:1 and str'),
+    ('jsonl(label="z")', b'{"text": "a", "y": 0}\n', ":1: no field 'z'.*Fields there: text, y"),
+]
+
+
+@pytest.mark.parametrize('source,content,message', BAD_FILES)
+def test_bad_files_are_user_errors(tmp_path, make_config, source, content, message):
+    (tmp_path / 'a.jsonl').write_bytes(content)
+    config = make_config(path=str(tmp_path / 'a.jsonl'), source=source)
+    with pytest.raises(UserError, match=message):
+        for split in ('train', 'validation'):
+            _ = sources.build_source(config, split).label_names
+            read(config, split)
+
+
+BAD_CONFIGS = [
+    ({'source': 'textt'}, 'Did you mean .text.'),
+    ({'source': 'text', 'path': ''}, 'data.path is empty'),
+    ({'source': 'text', 'path': 'nowhere/*.txt'}, 'no such file'),
+    ({'source': 'text', 'path': '.'}, 'is a folder'),
+    ({'source': 'text(validation=1.0)', 'path': '*'}, 'shares'),
+    ({'source': 'text(validation="a")', 'path': '*'}, 'expected float'),
+    ({'source': 'jsonl(lable="x")', 'path': '*'}, 'Did you mean .label.'),
+]
+
+
+@pytest.mark.parametrize('keys,message', BAD_CONFIGS)
+def test_bad_configs_are_user_errors(make_config, keys, message):
+    with pytest.raises(UserError, match=message):
+        sources.build_source(make_config(**keys), 'train')
+
+
+def test_a_missing_split_lists_those_there(texts, make_config):
+    config = make_config(path=f'{texts}/*')
+    with pytest.raises(UserError, match=r"no split 'test'; there are: train, validation"):
+        sources.build_source(config, 'test')
+    with pytest.raises(UserError, match=r'Choices: test, train, validation'):
+        sources.build_source(make_config(source='pystdlib'), 'valid')
