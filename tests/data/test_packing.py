@@ -131,7 +131,7 @@ def test_stream_without_segments_is_plain_text():
 
 @pytest.mark.parametrize('name', ['windows', 'pad(truncate=True)'])
 def test_labels_are_those_of_the_document(name):
-    store = Store(2)
+    store = Store(2, sizes=[0, 5, 0, 30, 11, 0, 7, 12])
     examples = packing.build_examples(name, store, 11)
     rows = examples.take(np.arange(len(examples)))
     documents = store.documents()

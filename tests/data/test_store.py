@@ -52,6 +52,14 @@ def test_round_trip(texts, make_config, monkeypatch, tokenizer, shards):
     opened.verify()
 
 
+def test_gzip_baseline_is_that_of_each_document_at_level_nine(stdlib_config):
+    source = build_source(stdlib_config, 'validation')
+    texts = [source[i]['text'].encode() for i in range(len(source))]
+    bits = 8 * sum(len(zlib.compress(t, 9)) for t in texts) / sum(map(len, texts))
+    opened = store.open_store(stdlib_config, 'validation')
+    assert opened.gzip_bits_per_byte == pytest.approx(bits, rel=1e-12)
+
+
 def test_gather_takes_any_shape_and_order_over_shards(texts, make_config, small_shards):
     opened = store.open_store(make_config(path=f'{texts}/*'), 'train')
     everything = opened.gather(np.arange(opened.num_tokens))
