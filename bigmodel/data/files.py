@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import itertools
 import os
 import pathlib
 
@@ -35,16 +36,17 @@ def relative_names(files: list[pathlib.Path]) -> list[str]:
     return [os.path.relpath(f, folder).replace(os.sep, '/') for f in files]
 
 
-def quick_key(files: list[pathlib.Path]) -> str:
+def quick_key(pattern: str) -> str:
     """Changes when a file may have changed: from paths, sizes and times, without reading."""
-    stats = [(str(f), os.stat(f)) for f in files]
+    stats = [(str(f), os.stat(f)) for f in find_all(pattern)]
     listed = [(f, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f, s in stats]
-    return hashlib.sha256(repr(listed).encode()).hexdigest()
+    return hashlib.sha256(f'{_layout(pattern)} {listed}'.encode()).hexdigest()
 
 
-def content_hash(files: list[pathlib.Path], salt: str) -> str:
-    """A hash of the files' relative names and contents, and of `salt`."""
-    digest = hashlib.sha256(salt.encode())
+def content_hash(pattern: str, salt: str) -> str:
+    """A hash of the files' relative names, splits and contents, and of `salt`."""
+    files = find_all(pattern)
+    digest = hashlib.sha256(f'{_layout(pattern)} {salt}'.encode())
     for name, path in zip(relative_names(files), files, strict=True):
         with open(path, 'rb') as file:
             content = hashlib.file_digest(file, 'sha256').hexdigest()
@@ -74,6 +76,12 @@ def not_utf8(where: object, error: UnicodeDecodeError) -> UserError:
 def missing_split(source: str, split: str, there: list[str], fix: str) -> UserError:
     """The error for a split that the data does not have."""
     return UserError(f'{source}: no split {split!r}; there are: {", ".join(there)}. {fix}')
+
+
+def _layout(pattern: str) -> str:
+    """How the pattern tells splits apart: its part from '{split}' on, '' when it does not."""
+    parts = pathlib.PurePath(pattern).parts
+    return '/'.join(itertools.dropwhile(lambda part: BY_SPLIT not in part, parts))
 
 
 def _match(pattern: str) -> list[pathlib.Path]:

@@ -53,11 +53,11 @@ class JsonlSource(Source):
     def fingerprint(self) -> str:
         """A hash of the files' contents, their names and this source's arguments."""
         salt = f'jsonl {self.text} {self.label} {self.validation} {self.test}'
-        return files.content_hash(files.find_all(self.path), salt)
+        return files.content_hash(self.path, salt)
 
     def quick_key(self) -> str:
         """From the files' sizes and times."""
-        return files.quick_key(files.find_all(self.path))
+        return files.quick_key(self.path)
 
     @functools.cached_property
     def label_names(self) -> tuple[str, ...]:

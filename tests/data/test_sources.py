@@ -64,6 +64,15 @@ def test_fingerprint_follows_content_and_quick_key_follows_files(texts, make_con
     assert after.quick_key() != old[1]
 
 
+def test_the_same_files_split_in_another_way_are_another_data_set(tmp_path, make_config):
+    for split in ('train', 'validation'):
+        (tmp_path / f'{split}.txt').write_text(f'this is {split}')
+    paths = (f'{tmp_path}/*.txt', f'{tmp_path}/{{split}}.txt')
+    built = [sources.build_source(make_config(path=p), 'train') for p in paths]
+    assert built[0].fingerprint != built[1].fingerprint
+    assert built[0].quick_key() != built[1].quick_key()
+
+
 def test_jsonl_random_access_and_labels(tmp_path, make_config):
     rows = [{'body': f'document é {i}\n', 'kind': 'abc'[i % 3]} for i in range(50)]
     path = write_jsonl(tmp_path / 'a.jsonl', rows)
