@@ -25,7 +25,7 @@ MESH_AXES = ('data', 'fsdp', 'tensor')
 # Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, vocab, positions, labels.
 # Activations: batch, length, features (model width of an activation).
 _REPLICATED = dict.fromkeys(
-    'layers embed heads kv_heads head_dim mlp vocab positions labels length features'.split()
+    ['layers', 'embed', 'heads', 'kv_heads', 'head_dim', 'mlp', 'vocab', 'positions', 'labels', 'length', 'features']
 )
 _TENSOR = {'heads': 'tensor', 'kv_heads': 'tensor', 'mlp': 'tensor', 'vocab': 'tensor'}
 RULES: dict[str, dict[str, tuple[str, ...] | str | None]] = {
@@ -111,6 +111,16 @@ class Sharding:
 
 
 _active: contextvars.ContextVar[Sharding | None] = contextvars.ContextVar('sharding', default=None)
+
+
+@contextlib.contextmanager
+def inactive() -> Iterator[None]:
+    """Within this context `constrain` does nothing."""
+    token = _active.set(None)
+    try:
+        yield
+    finally:
+        _active.reset(token)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -14,6 +14,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from bigmodel.layers.initializers import Init, fan_in
+from bigmodel.layers.products import contract
+from bigmodel.sharding import constrain
 
 
 class Linear(nn.Module):
@@ -39,7 +41,7 @@ class Linear(nn.Module):
             _normal(self.init(self.role, fan_in), (*self.in_axes, *self.out_axes)),
             (*x.shape[-n:], *self.features),
         )
-        y = jnp.tensordot(x.astype(self.dtype), w.astype(self.dtype), n)
+        y = contract(x.astype(self.dtype), w.astype(self.dtype), n)
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.out_axes)
             y = y + self.param('bias', zeros, self.features).astype(self.dtype)
@@ -61,11 +63,14 @@ class Embed(nn.Module):
 
     def __call__(self, ids: Int[Array, '*s']) -> Float[Array, '*s D']:
         """The vectors of `ids`."""
-        return jnp.take(self.table_VD, ids, axis=0).astype(self.dtype)
+        # Gathered over the width first, as every weight is: a lookup in a table that is split by
+        # width would leave the activations split that way.
+        table_VD = constrain(self.table_VD.astype(self.dtype), self.axes[0], None)
+        return jnp.take(table_VD, ids, axis=0)
 
     def attend(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
         """The product of `x` with every vector of the table."""
-        return jnp.tensordot(x_BLD, self.table_VD.T.astype(x_BLD.dtype), 1)
+        return contract(x_BLD, self.table_VD.T.astype(x_BLD.dtype), 1)
 
 
 def _normal(std: float, axes: tuple[str, ...]) -> Callable[..., jax.Array]:

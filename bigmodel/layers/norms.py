@@ -1,5 +1,7 @@
 """Normalisations over the last dim; statistics are float32 whatever the compute dtype."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,9 +16,8 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, '*s D']) -> Float[Array, '*s D']:
-        x32 = x.astype(jnp.float32)
-        y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + self.eps)
-        return (y * _vector(self, 'scale', nn.initializers.ones, x)).astype(x.dtype)
+        scale = _vector(self, 'scale', nn.initializers.ones, x)
+        return standardise(x.astype(jnp.float32), scale, self.eps, False).astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -28,11 +29,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, '*s D']) -> Float[Array, '*s D']:
-        x32 = x.astype(jnp.float32)
-        centred = x32 - jnp.mean(x32, -1, keepdims=True)
-        variance = jnp.mean(centred * centred, -1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.eps)
-        y = y * _vector(self, 'scale', nn.initializers.ones, x)
+        scale = _vector(self, 'scale', nn.initializers.ones, x)
+        y = standardise(x.astype(jnp.float32), scale, self.eps, True)
         if self.bias:
             y = y + _vector(self, 'bias', nn.initializers.zeros, x)
         return y.astype(x.dtype)
@@ -46,6 +44,41 @@ class NoNorm(nn.Module):
     def __call__(self, x: Float[Array, '*s D']) -> Float[Array, '*s D']:
         return x
 
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def standardise(
+    x: Float[Array, '*s D'], scale: Float[Array, ' D'], eps: float, centre: bool
+) -> Float[Array, '*s D']:
+    """Divides by the root mean square (of the deviations from the mean with `centre`), scales.
+
+    The backward pass is written out: it needs two means, where autodiff makes six passes over x
+    (measured on CPU: a quarter of a small model's step).
+    """
+    return _standardise(x, eps, centre)[0] * scale
+
+
+def _standardise(x: Array, eps: float, centre: bool) -> tuple[Array, Array]:
+    if centre:
+        x = x - jnp.mean(x, -1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
+    return x * inverse, inverse
+
+
+def _forward(x: Array, scale: Array, eps: float, centre: bool) -> tuple[Array, tuple]:
+    unit, inverse = _standardise(x, eps, centre)
+    return unit * scale, (unit, inverse, scale)
+
+
+def _backward(eps: float, centre: bool, saved: tuple, dy: Array) -> tuple[Array, Array]:
+    unit, inverse, scale = saved
+    d = dy * scale
+    dx = d - unit * jnp.mean(d * unit, -1, keepdims=True)
+    if centre:
+        dx = dx - jnp.mean(d, -1, keepdims=True)
+    return dx * inverse, jnp.sum(dy * unit, axis=tuple(range(dy.ndim - 1)))
+
+
+standardise.defvjp(_forward, _backward)
 
 NORMS = {'rmsnorm': RMSNorm, 'layernorm': LayerNorm, 'none': NoNorm}
 

@@ -8,7 +8,6 @@ and one line in `POSITIONS`.
 import math
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int

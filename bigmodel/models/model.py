@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Int
 
+from bigmodel import sharding
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
 from bigmodel.layers.attention import MIXERS
@@ -170,10 +171,12 @@ def kernel_name(model: ConfigDict, platform: str) -> str:
     return choose(model.kernel, Request(mask, has_bias, dropout, platform, dtype))[0]
 
 
-def init_params(model: Model, key: jax.Array, seq_len: int) -> Any:
+def init_params(model: Model, key: jax.Array) -> Any:
     """Initial parameters: a nested dict whose leaves carry their logical axes (boxed)."""
-    tokens = jnp.zeros((1, seq_len), jnp.int32)
-    return model.init(key, tokens, mutable=['params'])['params']
+    # No parameter depends on the number of tokens or on unrolling: the smallest program will do.
+    rolled = model.clone(make_backbone=partial(model.make_backbone, unroll=1))
+    with sharding.inactive():
+        return rolled.init(key, jnp.zeros((1, 1), jnp.int32), mutable=['params'])['params']
 
 
 def apply(

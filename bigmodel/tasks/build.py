@@ -1,0 +1,13 @@
+"""The table of tasks."""
+
+from bigmodel.specs import make
+from bigmodel.tasks.causal_lm import CausalLM
+from bigmodel.tasks.classification import Classification
+from bigmodel.tasks.task import Task
+
+TASKS = {'causal_lm': CausalLM, 'classification': Classification}
+
+
+def build_task(spec: str) -> Task:
+    """The task that `config.task` names."""
+    return make(TASKS, spec, 'task')

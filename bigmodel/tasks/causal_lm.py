@@ -1,0 +1,43 @@
+"""Next-token prediction: pre-training without labels."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel.metrics import Mean, Metrics
+from bigmodel.tasks.losses import cross_entropy
+from bigmodel.tasks.task import Batch, ModelFn
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLM:
+    """Predicts each token from those before it in its document (Radford et al. 2018).
+
+    A row of L+1 tokens gives L predictions; the first token of a document is not predicted.
+    Metrics: `loss` (nats a token, with the extras), `nll` (nats a token), `accuracy`.
+    """
+
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    extra_tokens = 1
+    labelled = False
+
+    def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
+        tokens, positions, segments = batch['tokens'], batch.get('positions'), batch.get('segments')
+        weights = jnp.ones(tokens[:, 1:].shape, jnp.float32)
+        if segments is not None:
+            same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+            weights = same.astype(jnp.float32)
+            segments = segments[:, :-1]
+        if positions is not None:
+            positions = positions[:, :-1]
+        if 'valid' in batch:
+            weights *= batch['valid'][:, None]
+        logits = model(tokens[:, :-1], positions, segments, dropout_key)
+        loss, nll, correct = cross_entropy(logits, tokens[:, 1:], self.label_smoothing, self.z_loss)
+        return {
+            'loss': Mean.of(loss, weights),
+            'nll': Mean.of(nll, weights),
+            'accuracy': Mean.of(correct.astype(jnp.float32), weights),
+        }

@@ -1,0 +1,29 @@
+"""Cross-entropy with its two usual extras, shared by the tasks."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def cross_entropy(
+    logits: Float[Array, '*s V'],
+    targets: Int[Array, '*s'],
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> tuple[Float[Array, '*s'], Float[Array, '*s'], Bool[Array, '*s']]:
+    """(loss, negative log-likelihood, correct) for each target, in nats, float32.
+
+    The loss is the NLL plus `z_loss`·log²Z (Chowdhery et al. 2022, §5), with the target smoothed to
+    (1−ε)·onehot + ε/V (Szegedy et al. 2016, §7).
+    """
+    logits = logits.astype(jnp.float32)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    nll = log_z - at_target
+    loss = nll
+    if label_smoothing:
+        loss = (1 - label_smoothing) * nll + label_smoothing * (log_z - jnp.mean(logits, -1))
+    if z_loss:
+        loss = loss + z_loss * log_z**2
+    # The maximum is what logsumexp needs anyway; an argmax would be a second pass.
+    return loss, nll, at_target >= jnp.max(logits, axis=-1)

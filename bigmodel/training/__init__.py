@@ -1,0 +1,1 @@
+"""Training: state, step, optimizers, checkpoints, writers, evaluation and the loop."""

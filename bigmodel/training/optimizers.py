@@ -1,0 +1,217 @@
+"""Optimizers: what optax computes, with our regex lists and with traced hyperparameters.
+
+An entry of `OPTIMIZERS` gives a *direction* for a unit learning rate. `build_optimizer` adds the
+rest: clipping of the global gradient norm, decoupled weight decay, the schedule, and per-parameter
+multipliers. Hyperparameters are traced inputs: the optax chain is rebuilt inside the step from
+`hparams`, so runs that differ in them share one compiled program.
+"""
+
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+from bigmodel import params as params_lib
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError
+from bigmodel.sharding import is_box
+from bigmodel.specs import bind
+from bigmodel.training.schedules import SCHEDULES
+
+HParams = dict[str, Any]
+Direction = optax.GradientTransformation
+
+
+def adamw(axes: Any, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8) -> Direction:
+    """Adam's direction (Kingma & Ba 2015; decay decoupled as in Loshchilov & Hutter 2019)."""
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+
+def lion(axes: Any, *, b1: float = 0.9, b2: float = 0.99) -> Direction:
+    """The sign of an interpolated momentum (Chen et al. 2023); wants a smaller learning rate."""
+    return optax.scale_by_lion(b1=b1, b2=b2)
+
+
+def sgd(axes: Any, *, momentum: float = 0.9, nesterov: bool = False) -> Direction:
+    """Gradient descent with momentum."""
+    return optax.trace(decay=momentum, nesterov=nesterov)
+
+
+def adafactor(
+    axes: Any, *, decay_rate: float = 0.8, clipping: float = 1.0, min_dim: int = 128
+) -> Direction:
+    """Factored second moments (Shazeer & Stern 2018), updates clipped to RMS `clipping`."""
+    factored = optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=min_dim)
+    return optax.chain(factored, optax.clip_by_block_rms(clipping))
+
+
+def muon(
+    axes: Any,
+    *,
+    beta: float = 0.95,
+    rms: float = 0.2,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+) -> Direction:
+    """Orthogonalised momentum for the matrices of blocks (Jordan et al. 2024), Adam for the rest.
+
+    Updates are scaled to an RMS of `rms`, so that AdamW's learning rates carry over (Liu et al.
+    2025, §2.2).
+    """
+    dims = jax.tree.map(_matrix_dims, axes, is_leaf=_is_axes)
+    kinds = jax.tree.map(lambda d: 'muon' if _is_dims(d) else 'adam', dims, is_leaf=_is_slot)
+    matrices = optax.chain(
+        contrib.scale_by_muon(beta=beta, weight_dimension_numbers=lambda _: dims),
+        _scale_to_rms(dims, rms),
+    )
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    return optax.partition({'muon': matrices, 'adam': adam}, kinds)
+
+
+OPTIMIZERS = {'adamw': adamw, 'lion': lion, 'sgd': sgd, 'adafactor': adafactor, 'muon': muon}
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """`update` maps gradients to parameter changes; everything numeric comes from `hparams`."""
+
+    direction: Callable[..., Direction]
+    schedule: Callable[..., jax.Array]
+    axes: Any
+    trained: Any
+    decay: Any
+    rate: Any
+
+    def init(self, params: Any, hparams: HParams) -> optax.OptState:
+        """The optimizer state of the trained parameters."""
+        return self._direction(hparams).init(params)
+
+    def learning_rate(self, step: jax.Array, hparams: HParams) -> jax.Array:
+        """The learning rate of `step`."""
+        schedule = self.schedule(step, hparams['num_steps'], **hparams['schedule'])
+        return hparams['learning_rate'] * schedule
+
+    def norm(self, grads: Any) -> jax.Array:
+        """The global norm of the gradients of the trained parameters."""
+        kept = jax.tree.map(lambda t, g: g if t else jnp.zeros((), g.dtype), self.trained, grads)
+        return optax.global_norm(kept)
+
+    def update(
+        self, grads: Any, state: optax.OptState, params: Any, step: jax.Array, hparams: HParams
+    ) -> tuple[Any, optax.OptState]:
+        """New parameters and state. `clip_norm` 0 leaves gradients as they are."""
+        clip = hparams['clip_norm']
+        norm = self.norm(grads)
+        shrink = jnp.where(clip > 0, jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12)), 1.0)
+        grads = jax.tree.map(lambda g: g * shrink.astype(g.dtype), grads)
+        direction, state = self._direction(hparams).update(grads, state, params)
+        rate = self.learning_rate(step, hparams)
+
+        def apply(p: Any, d: Any, trained: bool, decay: float, multiplier: float) -> Any:
+            if not trained:
+                return p
+            d = d + hparams['weight_decay'] * decay * p if decay else d
+            return (p - rate * multiplier * d).astype(p.dtype)
+
+        new = jax.tree.map(apply, params, direction, self.trained, self.decay, self.rate)
+        return new, state
+
+    def _direction(self, hparams: HParams) -> Direction:
+        direction = self.direction(self.axes, **hparams['direction'])
+        if all(jax.tree.leaves(self.trained)):
+            return direction
+        # Frozen parameters have no optimizer state.
+        return optax.partition({True: direction, False: optax.set_to_zero()}, self.trained)
+
+
+def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]:
+    """The optimizer and hyperparameters of a run config.
+
+    `boxed` are abstract parameters that carry their logical axes. Raises UserError for a bad spec
+    or regex, and when nothing is trained.
+    """
+    c = config.optimizer
+    direction = bind(OPTIMIZERS, c.name, 'optimizer.name', axes=None)
+    schedule = bind(SCHEDULES, config.schedule, 'schedule', step=None, num_steps=None)
+    direction_fn, direction_args = _split(direction)
+    schedule_fn, schedule_args = _split(schedule)
+    axes = jax.tree.map(lambda b: b.names, boxed, is_leaf=is_box)
+    shapes = jax.tree.map(lambda b: b.value, boxed, is_leaf=is_box)
+    trained = params_lib.assign(c.train, shapes, 'optimizer.train')
+    if not any(jax.tree.leaves(trained)):
+        raise UserError('optimizer.train freezes every parameter; let one regex be True')
+    optimizer = Optimizer(
+        direction_fn,
+        schedule_fn,
+        axes,
+        trained,
+        params_lib.assign(c.decay, shapes, 'optimizer.decay'),
+        params_lib.assign(c.rates, shapes, 'optimizer.rates'),
+    )
+    for key in ('learning_rate', 'weight_decay', 'clip_norm'):
+        if not c[key] >= 0:
+            raise UserError(f'optimizer.{key}={c[key]} must not be negative')
+    hparams = {
+        'seed': jnp.uint32(config.seed),
+        'num_steps': jnp.float32(config.num_steps),
+        'learning_rate': jnp.float32(c.learning_rate),
+        'weight_decay': jnp.float32(c.weight_decay),
+        'clip_norm': jnp.float32(c.clip_norm),
+        'direction': direction_args,
+        'schedule': schedule_args,
+    }
+    return optimizer, hparams
+
+
+def _split(part: functools.partial) -> tuple[Callable, dict[str, jax.Array]]:
+    """A part with its static arguments bound, and its numeric ones as arrays, defaults filled in."""
+    known = inspect.signature(part.func).parameters.values()
+    values = {p.name: p.default for p in known if p.kind is p.KEYWORD_ONLY} | part.keywords
+    values = {k: v for k, v in values.items() if k not in ('axes', 'step', 'num_steps')}
+    traced = {k for k, v in values.items() if type(v) is float or k.endswith('_steps')}
+    static = {k: v for k, v in values.items() if k not in traced}
+    return functools.partial(part.func, **static), {k: jnp.float32(values[k]) for k in traced}
+
+
+def _is_axes(x: Any) -> bool:
+    return isinstance(x, tuple) and all(isinstance(a, str) for a in x)
+
+
+def _is_dims(x: Any) -> bool:
+    return isinstance(x, contrib.MuonDimensionNumbers)
+
+
+def _is_slot(x: Any) -> bool:
+    return _is_dims(x) or isinstance(x, optax.MaskedNode)
+
+
+def _matrix_dims(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | optax.MaskedNode:
+    """Which dims of a block's weight are inputs and outputs; a MaskedNode for everything else.
+
+    Weights of blocks are stacked on 'layers'; a projection into the residual stream ends in
+    'embed' and contracts all other dims, any other one contracts 'embed' first.
+    """
+    if axes[0] != 'layers' or len(axes) < 3 or 'embed' not in axes:
+        return optax.MaskedNode()
+    if axes[-1] == 'embed':
+        return contrib.MuonDimensionNumbers(tuple(range(1, len(axes) - 1)), (len(axes) - 1,))
+    return contrib.MuonDimensionNumbers((1,), tuple(range(2, len(axes))))
+
+
+def _scale_to_rms(dims: Any, rms: float) -> Direction:
+    def scale(update: Any, dim: contrib.MuonDimensionNumbers) -> Any:
+        rows = math.prod(update.shape[d] for d in dim.reduction_axis)
+        columns = math.prod(update.shape[d] for d in dim.output_axis)
+        return update * (rms * math.sqrt(max(rows, columns)))
+
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(scale, updates, dims, is_leaf=_is_dims)
+    )

@@ -1,0 +1,56 @@
+"""The training state, and where each of its arrays lives."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Int
+
+from bigmodel import params as params_lib
+from bigmodel.models.model import Model, init_params
+from bigmodel.sharding import Sharding
+from bigmodel.training.optimizers import HParams, Optimizer
+
+
+@flax.struct.dataclass
+class State:
+    """All that a step reads and writes; `step` counts finished updates."""
+
+    step: Int[Array, '']
+    params: Any
+    opt_state: Any
+
+
+def init_state(model: Model, optimizer: Optimizer, hparams: HParams) -> State:
+    """The state before the first step; a pure function of `hparams['seed']`."""
+    key = jax.random.key(hparams['seed'])
+    params = nn.unbox(init_params(model, key))
+    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params, hparams))
+
+
+def abstract_params(model: Model) -> Any:
+    """Shapes and logical axes of the parameters (boxed), without computing anything."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+
+def state_sharding(sharding: Sharding, boxed: Any, abstract: State) -> State:
+    """Parameters by their axes; optimizer moments like their parameter; the rest on every device.
+
+    A moment is recognised by its path, which ends in the parameter's, and by its shape.
+    """
+    params = sharding.of_params(boxed)
+    places = params_lib.flatten(params)
+    shapes = {path: box.shape for path, box in params_lib.flatten(abstract.params).items()}
+
+    def place(key_path: Any, leaf: Any) -> Any:
+        parts = params_lib.path_of(key_path).split('/')
+        for i in range(len(parts)):
+            path = '/'.join(parts[i:])
+            if shapes.get(path) == leaf.shape:
+                return places[path]
+        return sharding.replicated()
+
+    opt_state = jax.tree_util.tree_map_with_path(place, abstract.opt_state)
+    return State(sharding.replicated(), params, opt_state)

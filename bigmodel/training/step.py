@@ -1,0 +1,99 @@
+"""The training step: (state, batch, hparams) -> (state, metrics). Pure; one builder for all tasks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel.metrics import Mean, Metrics, add
+from bigmodel.models.model import Model, apply
+from bigmodel.sharding import constrain
+from bigmodel.tasks.task import Batch, Task
+from bigmodel.training.optimizers import HParams, Optimizer
+from bigmodel.training.state import State
+
+LossFn = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Metrics]]
+TrainStep = Callable[[State, Batch, HParams], tuple[State, Metrics]]
+
+
+def make_train_step(
+    model: Model, task: Task, optimizer: Optimizer, accumulate: int, dropout: bool
+) -> TrainStep:
+    """Builds the step; `accumulate` microbatches are summed before the one update."""
+    loss_fn = make_loss_fn(model, task)
+
+    def train_step(state: State, batch: Batch, hparams: HParams) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(hparams['seed']), state.step)
+        grads, metrics = gradients(
+            loss_fn, state.params, batch, key if dropout else None, accumulate
+        )
+        params, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, state.step, hparams
+        )
+        metrics['grad_norm'] = Mean(optimizer.norm(grads), jnp.float32(1))
+        metrics['learning_rate'] = Mean(
+            optimizer.learning_rate(state.step, hparams), jnp.float32(1)
+        )
+        return State(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def make_eval_step(model: Model, task: Task) -> Callable[[Any, Batch], Metrics]:
+    """Builds (params, batch) -> metrics, without dropout."""
+    loss_fn = make_loss_fn(model, task)
+    return lambda params, batch: loss_fn(params, batch, None)[1]
+
+
+def make_loss_fn(model: Model, task: Task) -> LossFn:
+    """The task's loss as a sum (not yet divided by its weight), with all metrics."""
+
+    def loss_fn(
+        params: Any, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, Metrics]:
+        def bound(*args: Any) -> jax.Array:
+            return apply(model, params, *args)
+
+        metrics = task(bound, batch, dropout_key)
+        return metrics['loss'].total, metrics
+
+    return loss_fn
+
+
+def gradients(
+    loss_fn: LossFn, params: Any, batch: Batch, key: jax.Array | None, accumulate: int
+) -> tuple[Any, Metrics]:
+    """The gradient of the mean loss over the whole batch, exact for any padding and accumulation."""
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if accumulate == 1:
+        grads, metrics = grad_fn(params, batch, key)
+    else:
+        grads, metrics = _accumulated(grad_fn, params, batch, key, accumulate)
+    weight = jnp.maximum(metrics['loss'].weight, 1e-8)
+    return jax.tree.map(lambda g: g / weight.astype(g.dtype), grads), metrics
+
+
+def _accumulated(
+    grad_fn: Callable, params: Any, batch: Batch, key: jax.Array | None, accumulate: int
+) -> tuple[Any, Metrics]:
+    micro = {name: _microbatches(x, accumulate) for name, x in batch.items()}
+
+    def body(total: Any, xs: tuple[jax.Array, Mapping[str, jax.Array]]) -> tuple[Any, None]:
+        index, rows = xs
+        here = None if key is None else jax.random.fold_in(key, index)
+        grads, metrics = grad_fn(params, rows, here)
+        grads = jax.tree.map(jnp.add, total[0], grads)
+        return (grads, add(total[1], metrics)), None
+
+    first = jax.tree.map(lambda x: x[0], micro)
+    shapes = jax.eval_shape(grad_fn, params, first, key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), micro))
+    return total
+
+
+def _microbatches(x: jax.Array, n: int) -> jax.Array:
+    """(B, …) -> (n, B/n, …), interleaved so that each device keeps its own rows."""
+    split = x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
+    return constrain(split, None, 'batch', *[None] * (x.ndim - 1))

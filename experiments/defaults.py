@@ -1,0 +1,89 @@
+"""Every key of a run config, once. A run card starts from `get_config()` and sets what differs.
+
+0 and '' in `model` mean "the size's" (bigmodel/models/presets.py); `launch.py show` prints what they
+become.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    """A config that runs as it is: a tiny decoder on the standard library's sources."""
+    c = ConfigDict()
+    c.name = ''  # of the run directory, runs/<name>; '': the config file's name
+    c.seed = 0  # of the initialisation, the data order and dropout
+    c.num_steps = 1000  # parameter updates
+    c.task = 'causal_lm'  # bigmodel/tasks: causal_lm(z_loss=, label_smoothing=), classification
+    c.accumulate = 1  # microbatches summed before an update
+    c.log_every = 10  # steps between lines of metrics.jsonl
+    c.check_finite = True  # stop when the loss is NaN or infinite
+    c.sample = ''  # prompt of samples.txt, written at the end; '': none
+
+    c.data = ConfigDict()
+    c.data.source = 'pystdlib'  # pystdlib, tfds("name"), text, jsonl: bigmodel/data/sources.py
+    c.data.path = ''  # glob of files, for text and jsonl
+    c.data.tokenizer = 'bytes'  # bytes, chars, hf("tokenizer.json")
+    c.data.packing = 'stream'  # stream, first_fit, windows, pad: bigmodel/data/packing.py
+    c.data.seq_len = 256  # tokens a row
+    c.data.batch_size = 32  # rows an update, over all devices and hosts
+    c.data.cache_dir = ''  # of prepared data; '': ~/.cache/bigmodel
+    c.data.workers = 0  # processes that prepare data; 0: one a core
+
+    c.model = ConfigDict()
+    c.model.size = 'tiny'  # a row of bigmodel/models/presets.py
+    c.model.depth = 0  # layers
+    c.model.width = 0  # of the residual stream
+    c.model.num_heads = 0  # query heads
+    c.model.num_kv_heads = 0  # key-value heads; 0: num_heads
+    c.model.head_dim = 0  # 0: width / num_heads
+    c.model.vocab_size = 0  # 0: the tokenizer's, rounded up to a multiple of 64
+    c.model.max_length = 0  # of learned positions; 0: data.seq_len
+    c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5
+    c.model.mask = 'causal'  # causal, window(size), full
+    c.model.pattern = ()  # masks of successive layers, repeated to the depth; (): mask
+    c.model.norm = ''  # rmsnorm, layernorm, none
+    c.model.mixer = ''  # attention(bias=, qk_norm=, fused_qkv=, dropout=)
+    c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=)
+    c.model.block = ''  # prenorm, postnorm
+    c.model.head = ''  # lm(tied=), classifier(pool=)
+    c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=)
+    c.model.scale_embed = False  # multiply token embeddings by √width (Vaswani et al. 2017)
+    c.model.dropout = 0.0  # of embeddings and of every branch
+    c.model.kernel = 'auto'  # reference, fused; auto: fused on a GPU, else reference
+    c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)
+    c.model.remat = 'none'  # none, full, dots, dots_no_batch: what backward recomputes
+    c.model.unroll = 0  # layers compiled as straight code; 0: all up to a depth of 8, else 1
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = 'adamw'  # adamw(b1=, b2=), muon, lion, adafactor, sgd
+    c.optimizer.learning_rate = 1e-3  # the schedule's peak
+    c.optimizer.weight_decay = 0.1  # decoupled: multiplied by the learning rate
+    c.optimizer.clip_norm = 1.0  # of the global gradient norm; 0: no clipping
+    # Lists of (regex, value) over parameter paths: the first that matches from the start wins.
+    c.optimizer.decay = (('.*/(scale|bias|table)$', 0.0), ('.*', 1.0))  # of weight_decay
+    c.optimizer.rates = (('.*', 1.0),)  # multipliers of the learning rate
+    c.optimizer.train = (('.*', True),)  # False: frozen, without optimizer state
+    c.schedule = 'cosine(warmup_steps=100)'  # constant, linear, cosine, inverse_sqrt, wsd
+
+    c.evals = ConfigDict()
+    c.evals.validation = evaluation('validation')
+
+    c.sharding = ConfigDict()
+    c.sharding.mesh = 'data=-1'  # axes data, fsdp, tensor; -1: all devices that are left
+    c.sharding.rules = 'dp'  # dp, fsdp, tensor, fsdp_tensor: bigmodel/sharding.py
+    c.sharding.host_devices = 0  # on CPU; 0: as many as cores, if they divide the batch
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 500  # steps; the last step is always saved
+    c.checkpoint.keep = 2  # newest ones kept
+    c.checkpoint.keep_every = 0  # also keep multiples of this step; 0: none
+
+    c.init_from = ConfigDict()
+    c.init_from.path = ''  # a run directory to start from; '': initialise
+    c.init_from.restore = (('head/.*', False), ('.*', True))  # which parameters, as regexes
+    return c.lock()
+
+
+def evaluation(split: str, every: int = 200, batches: int = 0) -> ConfigDict:
+    """An entry of `evals`: every so many steps and at the end, on `batches` batches (0: all)."""
+    return ConfigDict({'split': split, 'every': every, 'batches': batches})
