@@ -1,7 +1,7 @@
 """Every key of a run config, once. A run card starts from `get_config()` and sets what differs.
 
-0 and '' in `model` mean "the size's" (bigmodel/models/presets.py); `launch.py show` prints what they
-become.
+0 and '' in `model` mean "the size's" (bigmodel/models/presets.py); `launch.py show` prints what
+they become.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +17,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
+    c.baselines = ()  # runs beside this one, 'name: key=value ...', whose results are compared
     c.sample = ''  # prompt of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
@@ -81,7 +82,9 @@ def get_config(arg: str = '') -> ConfigDict:
     c.init_from = ConfigDict()
     c.init_from.path = ''  # a run directory to start from; '': initialise
     c.init_from.restore = (('head/.*', False), ('.*', True))  # which parameters, as regexes
-    return c.lock()
+    c.lock()
+    c.evals.unlock()  # a run card may add evaluations
+    return c
 
 
 def evaluation(split: str, every: int = 200, batches: int = 0) -> ConfigDict:

@@ -43,14 +43,17 @@ class Checkpoints:
         `abstract` is this model's parameters. Raises UserError when one that is asked for is not
         in the checkpoint or has another shape there.
         """
+        return _load_params(self.folder / str(step), self.check_params(step, abstract, rules))
+
+    def check_params(self, step: int, abstract: Any, rules: Rules) -> Any:
+        """The parameters that `restore_params` will read (the others None); the same errors."""
         wanted = params_lib.assign(rules, abstract, 'init_from.restore')
         kept = jax.tree.map(lambda keep, x: x if keep else None, wanted, abstract)
-        where = f'{self.folder}/{step}'
         if not jax.tree.leaves(kept):
             raise UserError('init_from.restore restores nothing; let one regex be True')
         found = {k.removeprefix('params/'): s for k, s in self._shapes(step).items()}
-        _check_shapes(found, params_lib.flatten(kept), where, exact=False)
-        return _load_params(self.folder / str(step), kept)
+        _check_shapes(found, params_lib.flatten(kept), f'{self.folder}/{step}', exact=False)
+        return kept
 
     def wait(self) -> None:
         """Returns when nothing is being written any more."""

@@ -1,0 +1,1 @@
+"""Commands of launch.py, one module each with `run(args)`."""

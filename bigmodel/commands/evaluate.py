@@ -1,0 +1,35 @@
+"""`evaluate`: metrics of a checkpoint on a split."""
+
+import argparse
+import json
+
+from bigmodel.commands.open_run import load_run_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `evaluate`."""
+    parser.add_argument('--split', default='validation', help='train, validation or test')
+    parser.add_argument('--batches', type=int, default=0, help='0: the whole split')
+    parser.add_argument('--step', type=int, default=0, help='of the checkpoint; 0: the newest')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints one JSON object with the metrics."""
+    from bigmodel import devices
+    from bigmodel.training.evaluate import evaluate
+    from bigmodel.training.loop import compile_steps
+    from bigmodel.training.restore import restored_params
+    from bigmodel.training.setup import build, resolve
+
+    config = resolve(load_run_config(args))
+    config.init_from.path = ''  # the run's own checkpoint says it all
+    devices.configure(config.sharding.host_devices, config.data.batch_size)
+    setup = build(config)
+    params, step = restored_params(args.workdir, args.step, setup.abstract.params)
+    with setup.sharding.active():
+        data = setup.open_split(args.split)
+        _, eval_step = compile_steps(setup)
+        values = evaluate(eval_step, params, data, setup.sharding, args.batches)
+    values['gzip_bits_per_byte'] = data.store.gzip_bits_per_byte
+    print(json.dumps({'run': args.workdir, 'step': step, 'split': args.split, **values}, indent=2))
+    return 0

@@ -1,0 +1,39 @@
+"""`generate`: text from a checkpoint."""
+
+import argparse
+
+from bigmodel.commands.open_run import load_run_config
+from bigmodel.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `generate`."""
+    parser.add_argument('--prompt', default='', help='what the text begins with')
+    parser.add_argument('--max_tokens', type=int, default=200)
+    parser.add_argument('--temperature', type=float, default=0.8, help='0: most likely token')
+    parser.add_argument('--top_k', type=int, default=0, help='0: all tokens')
+    parser.add_argument('--top_p', type=float, default=1.0)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--num_samples', type=int, default=1)
+    parser.add_argument('--step', type=int, default=0, help='of the checkpoint; 0: the newest')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the samples; needs only the run directory, not its data."""
+    from bigmodel import devices
+    from bigmodel.data.tokenizers import load_tokenizer
+    from bigmodel.inference.generate import Sampling, generate
+
+    config = load_run_config(args)
+    if args.num_samples < 1:
+        raise UserError(f'--num_samples={args.num_samples} must be at least 1')
+    devices.configure(host_devices=1, rows=1)
+    from bigmodel.inference.load import load_model
+
+    tokenizer = load_tokenizer(f'{args.workdir}/tokenizer')
+    sampling = Sampling(args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed)
+    sampling.check()
+    model, params = load_model(config, args.workdir, args.step, tokenizer.vocab_size)
+    texts = generate(model, params, tokenizer, args.prompt, sampling, args.num_samples)
+    print(('\n' + '-' * 72 + '\n').join(texts))
+    return 0

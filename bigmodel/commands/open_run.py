@@ -1,0 +1,36 @@
+"""From arguments to a config and a run directory: what every command begins with."""
+
+import argparse
+import pathlib
+
+from bigmodel import config as config_lib
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError
+
+DEFAULT_CONFIG = 'experiments/quickstart.py'
+
+
+def load_config(args: argparse.Namespace) -> ConfigDict:
+    """The config of `--config` (default: the quickstart), named after its file."""
+    path = args.config or DEFAULT_CONFIG
+    config = config_lib.load(path, args.overrides)
+    if not config.name:
+        config.name = pathlib.Path(path.partition(':')[0]).stem
+    return config
+
+
+def load_run_config(args: argparse.Namespace) -> ConfigDict:
+    """The config of the run in `--workdir`, with overrides; `--config` must not be given too."""
+    if args.config:
+        raise UserError('give --workdir=RUN alone: the config of the run is used')
+    if not args.workdir:
+        raise UserError('--workdir=RUN is needed: the directory of a run, such as runs/quickstart')
+    config = config_lib.read_json(pathlib.Path(args.workdir) / 'config.json')
+    for key, text in args.overrides:
+        config_lib.override(config, key, text)
+    return config
+
+
+def workdir(args: argparse.Namespace, config: ConfigDict) -> pathlib.Path:
+    """`--workdir`, or runs/<name>."""
+    return pathlib.Path(args.workdir or pathlib.Path('runs') / config.name)

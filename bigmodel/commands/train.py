@@ -1,0 +1,112 @@
+"""`train`: run a config to its end, with the runs it is compared with."""
+
+import argparse
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+from bigmodel import config as config_lib
+from bigmodel.commands.open_run import load_config, workdir
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains the config and its baselines; returns an exit code."""
+    from bigmodel import devices
+
+    config = load_config(args)
+    where = workdir(args, config)
+    arms = {config.name: (where, config)} | {
+        name: (where.with_name(f'{where.name}-{name}'), arm)
+        for name, arm in baselines(config).items()
+    }
+    devices.configure(config.sharding.host_devices, config.data.batch_size // config.accumulate)
+    results = {}
+    for name, (path, arm) in arms.items():
+        result = _train_one(path, arm)
+        if isinstance(result, int):
+            return result
+        results[name] = result
+    if len(results) > 1:
+        print_comparison(results)
+    return 0
+
+
+def baselines(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The configs of `config.baselines`, each an override or several: 'name: key=value ...'."""
+    arms = {}
+    for text in config.baselines:
+        name, colon, changes = text.partition(':')
+        pairs = [part.partition('=') for part in shlex.split(changes)]
+        if not colon or not name.isidentifier() or not all(equals for _, equals, _ in pairs):
+            raise UserError(f"baselines: cannot read {text!r}; write 'name: key=value key=value'")
+        arm = config.copy_and_resolve_references()
+        for key, _, value in pairs:
+            config_lib.override(arm, key, value)
+        arm.name, arm.baselines = f'{config.name}-{name}', ()
+        arms[name] = arm
+    return arms
+
+
+def print_comparison(results: dict[str, dict[str, Any]]) -> None:
+    """The final metrics of several runs side by side."""
+    splits = [s for s in next(iter(results.values()))['metrics'] if s != 'train']
+    for split in splits:
+        print(f'\n{split:<28} {"loss":>8} {"accuracy":>9} {"steps":>7}')
+        for name, result in results.items():
+            values = result['metrics'][split]
+            print(
+                f'{name:<28} {values["loss"]:>8.4f} {values["accuracy"]:>9.4f} {result["steps"]:>7}'
+            )
+
+
+def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
+    from bigmodel.training.loop import Interrupted, train
+    from bigmodel.training.rundir import RunDir
+    from bigmodel.training.setup import build, resolve
+
+    config = resolve(config)
+    run_dir = RunDir(path)
+    run_dir.check(config)
+    result = run_dir.finished()
+    if result is not None:
+        print(f'{path} is finished: {_headline(result)}')
+        return result
+    setup = build(config)
+    try:
+        state, result = train(setup, run_dir)
+    except Interrupted as e:
+        again = ' '.join(shlex.quote(a) for a in sys.argv)
+        print(f'\n{e}; saved in {path}. To resume: python {again}', flush=True)
+        return 128 + e.signum
+    if config.sample:
+        _write_sample(setup, state, run_dir)
+    print(f'\nfinished in {result["seconds"]:.0f} s: {_headline(result)}')
+    print(f'everything is in {path}: {", ".join(sorted(p.name for p in path.iterdir()))}')
+    return result
+
+
+def _headline(result: dict[str, Any]) -> str:
+    parts = [
+        f'{split} {key} {values[key]:.4f}'
+        for split, values in result['metrics'].items()
+        for key in ('loss', 'bits_per_byte', 'accuracy')
+        if key in values and split != 'train'
+    ]
+    return ', '.join([*parts, f'{result["tokens_per_second"]:,.0f} tokens/s'])
+
+
+def _write_sample(setup: Any, state: Any, run_dir: Any) -> None:
+    from bigmodel.inference.generate import Sampling, generate
+
+    prompt = setup.config.sample
+    texts = generate(
+        setup.model, state.params, setup.data.tokenizer, prompt, Sampling(max_tokens=200)
+    )
+    run_dir.samples.write_text(''.join(texts))
+    print(
+        f'\nsample (temperature {Sampling().temperature}):\n'
+        + '\n'.join('  | ' + line for line in texts[0].splitlines())
+    )

@@ -1,0 +1,73 @@
+"""What must be set before JAX touches a device, and what devices can do."""
+
+import os
+import resource
+import time
+
+import jax
+
+from bigmodel.config import cache_dir
+from bigmodel.errors import UserError
+
+# Dense peak FLOP/s of one device in bfloat16, from the vendors' data sheets.
+PEAK_FLOPS = {
+    'NVIDIA A100': 312e12,
+    'NVIDIA H100': 989e12,
+    'NVIDIA H200': 989e12,
+    'NVIDIA B200': 2250e12,
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5p': 459e12,
+    'TPU v6 lite': 918e12,
+}
+
+
+def configure(host_devices: int, rows: int) -> None:
+    """Sets the number of CPU devices and the compilation cache; call before anything computes.
+
+    XLA:CPU hardly uses a second core inside one program, so by default (`host_devices` 0) there is
+    one device for each core, or fewer, so that they divide the `rows` of a microbatch.
+    """
+    jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+    if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    count = host_devices or max(n for n in range(1, (cores or 1) + 1) if rows % n == 0)
+    try:
+        jax.config.update('jax_num_cpu_devices', count)
+    except RuntimeError as e:  # a backend is already up: its devices are what there is
+        if host_devices:
+            raise UserError(f'sharding.host_devices={host_devices} was set too late: {e}') from e
+
+
+def describe() -> str:
+    """'2 × cpu' or '8 × NVIDIA H100'."""
+    devices = jax.devices()
+    return f'{len(devices)} × {devices[0].device_kind}'
+
+
+def peak_flops() -> float | None:
+    """Peak FLOP/s of all devices together; None where it is not known."""
+    kind = jax.devices()[0].device_kind
+    known = [peak for name, peak in PEAK_FLOPS.items() if kind.startswith(name)]
+    return known[0] * len(jax.devices()) if known else None
+
+
+def peak_memory_bytes() -> int:
+    """Peak memory of the busiest device; on CPU, of this process."""
+    stats = [d.memory_stats() or {} for d in jax.local_devices()]
+    peaks = [s['peak_bytes_in_use'] for s in stats if 'peak_bytes_in_use' in s]
+    return max(peaks, default=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def process_age() -> float:
+    """Seconds since this process started."""
+    try:
+        with open('/proc/self/stat') as f:
+            ticks = int(f.read().rpartition(')')[2].split()[19])
+        started = ticks / os.sysconf('SC_CLK_TCK')
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError):  # no /proc: count from the interpreter's first timer
+        return time.process_time()

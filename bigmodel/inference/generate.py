@@ -1,0 +1,108 @@
+"""Generation with a KV cache: one prefill, then a compiled loop of single-token steps."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bigmodel.data.tokenizers import Tokenizer
+from bigmodel.errors import UserError
+from bigmodel.layers.kernels import MASKED
+from bigmodel.models.model import Model, apply_cached
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    `temperature` 0 takes the most likely token; `top_k` keeps the k most likely ones (0: all);
+    `top_p` keeps the smallest set with that probability (Holtzman et al. 2020).
+    """
+
+    max_tokens: int = 200
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range."""
+        if self.max_tokens < 1:
+            raise UserError(f'--max_tokens={self.max_tokens} must be at least 1')
+        if self.temperature < 0:
+            raise UserError(f'--temperature={self.temperature} must not be negative')
+        if self.top_k < 0:
+            raise UserError(f'--top_k={self.top_k} must not be negative (0: all tokens)')
+        if not 0 < self.top_p <= 1:
+            raise UserError(f'--top_p={self.top_p} must be in (0, 1]')
+
+
+def generate(
+    model: Model,
+    params: Any,
+    tokenizer: Tokenizer,
+    prompt: str,
+    sampling: Sampling,
+    num_samples: int = 1,
+) -> list[str]:
+    """`num_samples` texts that begin with `prompt` (encoded after the document's first token)."""
+    sampling.check()
+    ids = [int(i) for i in tokenizer.encode(prompt)]
+    if tokenizer.bos_id is not None:
+        ids = [tokenizer.bos_id, *ids]
+    if not ids:
+        raise UserError('the prompt is empty, and this tokenizer has no start token; give a prompt')
+    tokens = jnp.tile(jnp.asarray(ids, jnp.int32), (num_samples, 1))
+    out = generate_tokens(model, params, tokens, sampling, tokenizer.vocab_size)
+    texts = []
+    for row in jax.device_get(out).tolist():
+        if tokenizer.eos_id in row:
+            row = row[: row.index(tokenizer.eos_id)]
+        texts.append(prompt + tokenizer.decode(row))
+    return texts
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'sampling', 'vocab_size'))
+def generate_tokens(
+    model: Model, params: Any, tokens: Int[Array, 'B P'], sampling: Sampling, vocab_size: int
+) -> Int[Array, 'B N']:
+    """`sampling.max_tokens` ids that follow `tokens`; ids from `vocab_size` up are padding."""
+    length = tokens.shape[1] + sampling.max_tokens
+    key = jax.random.key(sampling.seed)
+    logits_BLV, cache = apply_cached(model, params, None, tokens, length)
+    draw = functools.partial(sample, sampling=sampling, vocab_size=vocab_size)
+
+    def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
+        cache, logits_BV = carry
+        token_B = draw(logits_BV, key=jax.random.fold_in(key, index))
+        logits_BLV, cache = apply_cached(model, params, cache, token_B[:, None], length)
+        return (cache, logits_BLV[:, -1]), token_B
+
+    steps = jnp.arange(sampling.max_tokens)
+    _, out_NB = jax.lax.scan(step, (cache, logits_BLV[:, -1]), steps)
+    return out_NB.T
+
+
+def sample(
+    logits_BV: Float[Array, 'B V'], sampling: Sampling, vocab_size: int, key: jax.Array
+) -> Int[Array, ' B']:
+    """One token a row."""
+    real = jnp.arange(logits_BV.shape[-1]) < vocab_size
+    logits_BV = jnp.where(real, logits_BV, MASKED)
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_BV, -1).astype(jnp.int32)
+    logits_BV = logits_BV / sampling.temperature
+    if sampling.top_k:
+        kth = jax.lax.top_k(logits_BV, min(sampling.top_k, vocab_size))[0][:, -1:]
+        logits_BV = jnp.where(logits_BV >= kth, logits_BV, MASKED)
+    if sampling.top_p < 1:
+        ordered = jnp.sort(logits_BV, axis=-1)[:, ::-1]
+        p = jax.nn.softmax(ordered, axis=-1)
+        # A token stays when those before it do not yet have top_p.
+        inside = jnp.cumsum(p, axis=-1) - p < sampling.top_p
+        least = jnp.min(jnp.where(inside, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits_BV = jnp.where(logits_BV >= least, logits_BV, MASKED)
+    return jax.random.categorical(key, logits_BV).astype(jnp.int32)

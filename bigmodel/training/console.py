@@ -1,0 +1,104 @@
+"""What a person sees: the plan, a progress bar (lines where there is no terminal), results."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from bigmodel import devices
+from bigmodel.training.setup import Setup
+
+
+def print_plan(setup: Setup, where: str, start: int) -> None:
+    """Says what is about to happen."""
+    c = setup.config
+    mesh = ', '.join(f'{k}={n}' for k, n in setup.sharding.mesh.shape.items() if n > 1) or 'one'
+    tokens = setup.tokens_per_step * c.num_steps
+    store = setup.data.store
+    rows = (
+        ('run', f'{c.name} → {where}' + (f', resumed after step {start}' if start else '')),
+        ('task', c.task + (f', from {c.init_from.path}' if c.init_from.path else '')),
+        (
+            'model',
+            f'{c.model.size}: {setup.num_params / 1e6:.2f}M parameters, {c.model.depth} layers of '
+            f'width {c.model.width}, position {c.model.position}, '
+            f'{setup.flops_per_token / 1e6:.1f} MFLOP/token',
+        ),
+        (
+            'data',
+            f'{c.data.source}, {c.data.tokenizer} tokens: {store.num_tokens / 1e6:.2f}M in '
+            f'{store.num_documents:,} documents; rows of {c.data.seq_len}, {c.data.packing}',
+        ),
+        (
+            'training',
+            f'{c.num_steps:,} steps of {setup.tokens_per_step:,} tokens = {tokens / 1e6:.1f}M '
+            f'({setup.data.batches.batch_size * c.num_steps / setup.data.batches.num_rows:.2f} '
+            f'epochs), {c.optimizer.name}, learning rate {c.optimizer.learning_rate:g}',
+        ),
+        (
+            'devices',
+            f'{devices.describe()}, mesh {mesh}, rules {c.sharding.rules}, '
+            f'kernel {setup.kernel}, compute {_compute_dtype(setup)}',
+        ),
+    )
+    for key, text in rows:
+        print(f'{key:>9}  {text}', flush=True)
+
+
+class Progress:
+    """A bar with loss, tokens/s and ETA on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, total: int, start: int, tokens_per_step: int, every: int) -> None:
+        self._total, self._start, self._tokens = total, start, tokens_per_step
+        self._every = max(every, total // 20)
+        self._began = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=start, unit='step', dynamic_ncols=True)
+
+    def update(self, step: int, loss: float) -> None:
+        """Shows that `step` steps are done."""
+        done = step - self._start
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        rate = done * self._tokens / seconds
+        if self._bar is not None:
+            self._bar.set_postfix_str(f'loss {loss:.3f}, {_short(rate)} tokens/s', refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif step % self._every == 0 or step == self._total:
+            left = (self._total - step) * seconds / max(done, 1)
+            print(
+                f'step {step:>{len(str(self._total))}}/{self._total}  loss {loss:.4f}  '
+                f'{_short(rate)} tokens/s  {left:.0f} s left',
+                flush=True,
+            )
+
+    def note(self, text: str) -> None:
+        """Prints a line without disturbing the bar."""
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Leaves the bar on the screen."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def evaluation_line(step: int, name: str, values: Mapping[str, float], gzip: float) -> str:
+    """One evaluation in words, with the compression of the same text by gzip beside it."""
+    shown = ', '.join(f'{k} {v:.4f}' for k, v in values.items())
+    beside = f' (gzip: {gzip:.3f})' if 'bits_per_byte' in values else ''
+    return f'step {step}  {name}: {shown}{beside}'
+
+
+def _compute_dtype(setup: Setup) -> str:
+    from bigmodel.models.model import compute_dtype
+
+    platform = setup.sharding.mesh.devices.flat[0].platform
+    return compute_dtype(setup.config.model.dtype, platform)
+
+
+def _short(number: float) -> str:
+    return f'{number / 1e6:.2f}M' if number >= 1e6 else f'{number / 1e3:.1f}k'

@@ -1,0 +1,47 @@
+"""Evaluation: additive metrics over a whole split, divided once."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from bigmodel.data.pipeline import Batch, Data
+from bigmodel.metrics import Metrics, add
+from bigmodel.sharding import Sharding
+
+EvalStep = Callable[[Any, Any], Metrics]
+
+
+def evaluate(
+    eval_step: EvalStep, params: Any, data: Data, sharding: Sharding, num_batches: int = 0
+) -> dict[str, float]:
+    """Mean metrics over `num_batches` batches of `data` (0: all of them).
+
+    Language models also get `bits_per_byte` of text, which does not depend on the tokenizer.
+    """
+    total: Metrics | None = None
+    count = min(num_batches or data.batches.num_batches, data.batches.num_batches)
+    for i in range(count):
+        metrics = eval_step(params, put_batch(data.batches(i), sharding))
+        total = metrics if total is None else add(total, metrics)
+    values = {key: mean.value() for key, mean in jax.device_get(total or {}).items()}
+    if 'nll' in values and 'label' not in data.batches(0):
+        values['bits_per_byte'] = values['nll'] / math.log(2) * _predicted_per_byte(data)
+    return values
+
+
+def put_batch(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
+    """This host's rows of a global batch as arrays over the mesh."""
+    return {
+        name: jax.make_array_from_process_local_data(
+            sharding.batch((rows.shape[0] * jax.process_count(), *rows.shape[1:])), rows
+        )
+        for name, rows in batch.items()
+    }
+
+
+def _predicted_per_byte(data: Data) -> float:
+    """Predicted tokens a byte of text: all but the first token of each document."""
+    store = data.store
+    return (store.num_tokens - store.num_documents) / max(store.num_bytes, 1)

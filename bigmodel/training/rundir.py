@@ -1,0 +1,127 @@
+"""The run directory, a contract: everything downstream reads only what is written here.
+
+config.json run.json metrics.jsonl result.json loss.png samples.txt tokenizer/ checkpoints/
+tensorboard/
+"""
+
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from typing import Any
+
+import jax
+
+from bigmodel import config as config_lib
+from bigmodel import devices
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError
+from bigmodel.training.setup import Setup
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+class RunDir:
+    """The files of one run."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self.config = path / 'config.json'
+        self.run = path / 'run.json'
+        self.metrics = path / 'metrics.jsonl'
+        self.result = path / 'result.json'
+        self.loss = path / 'loss.png'
+        self.samples = path / 'samples.txt'
+        self.tokenizer = path / 'tokenizer'
+        self.checkpoints = path / 'checkpoints'
+        self.tensorboard = path / 'tensorboard'
+
+    def check(self, config: ConfigDict) -> None:
+        """Raises UserError when the directory holds a run of another config; changes nothing."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f'--workdir={self.path} is a file')
+        if not self.config.exists():
+            if any(self.path.iterdir()):
+                raise UserError(f'--workdir={self.path} is not empty and holds no run')
+            return
+        changes = config_lib.diff(config_lib.read_json(self.config), config)
+        if changes:
+            raise UserError(
+                f'{self.path} holds a run of another config ({"; ".join(changes)}); '
+                f'choose another --workdir or --config.name, or delete it'
+            )
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of a run that has ended, or None."""
+        if not self.result.exists():
+            return None
+        try:
+            return json.loads(self.result.read_text())
+        except json.JSONDecodeError as e:
+            raise UserError(f'{self.result} is damaged ({e}); delete it to finish again') from e
+
+    def create(self, setup: Setup) -> None:
+        """Writes what is known before the first step."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config, config_lib.to_json(setup.config))
+        except OSError as e:
+            raise UserError(f'--workdir={self.path} cannot be written: {e.strerror}') from e
+        self.tokenizer.mkdir(exist_ok=True)
+        setup.data.tokenizer.save(self.tokenizer)
+        write_json(self.run, _provenance(setup))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes readable JSON, whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=2) + '\n')
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that a kill leaves the old one or the new one."""
+    partial = path.with_name(path.name + '.tmp')
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _provenance(setup: Setup) -> dict[str, Any]:
+    return {
+        'command': ' '.join(sys.argv),
+        'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
+        'git': _git_state(),
+        'versions': {'python': platform.python_version()}
+        | {name: metadata.version(name) for name in PACKAGES},
+        'devices': devices.describe(),
+        'hosts': jax.process_count(),
+        'mesh': dict(setup.sharding.mesh.shape),
+        'kernel': setup.kernel,
+        'num_params': setup.num_params,
+        'flops_per_token': setup.flops_per_token,
+        'tokens_per_step': setup.tokens_per_step,
+        'data_fingerprint': setup.data.fingerprint,
+        'gzip_bits_per_byte': setup.data.store.gzip_bits_per_byte,
+    }
+
+
+def _git_state() -> dict[str, Any]:
+    """The commit of the code and whether files differ from it; empty outside a checkout."""
+    root = pathlib.Path(__file__).parent
+
+    def git(*args: str) -> str:
+        done = subprocess.run(
+            ('git', '-C', str(root), *args), capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return {
+            'commit': git('rev-parse', 'HEAD'),
+            'dirty': bool(git('status', '--porcelain', '--untracked-files=no')),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return {}

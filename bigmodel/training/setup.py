@@ -1,0 +1,167 @@
+"""From a config to everything that a run needs; all of the config is checked before compiling."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from bigmodel import params as params_lib
+from bigmodel.config import ConfigDict
+from bigmodel.data.pipeline import Data, open_data
+from bigmodel.data.tokenizers import load_tokenizer
+from bigmodel.errors import UserError
+from bigmodel.models import presets
+from bigmodel.models.counts import flops_per_token
+from bigmodel.models.model import Model, apply, build_model, kernel_name
+from bigmodel.sharding import Sharding, make_sharding
+from bigmodel.tasks.build import build_task
+from bigmodel.tasks.task import Task
+from bigmodel.training.checkpoints import Checkpoints, find_run
+from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
+from bigmodel.training.state import State, abstract_params, init_state, state_sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A checked run: nothing of it has been computed yet."""
+
+    config: ConfigDict
+    sharding: Sharding
+    task: Task
+    data: Data
+    model: Model
+    optimizer: Optimizer
+    hparams: HParams
+    boxed: Any
+    abstract: State
+    kernel: str
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions that the model sees in one update, padding included."""
+        return self.config.data.batch_size * self.config.data.seq_len
+
+    @property
+    def flops_per_token(self) -> int:
+        """Training FLOPs a token."""
+        return flops_per_token(self.config.model, self.boxed, self.config.data.seq_len)
+
+    @property
+    def num_params(self) -> int:
+        """How many parameters the model has."""
+        return params_lib.count(self.abstract.params)
+
+    def open_split(self, split: str) -> Data:
+        """A split for evaluation: every row once, in order."""
+        return _open(self.config, self.task, split, self.data.tokenizer, shuffle=False)
+
+    def initial_state(self) -> State:
+        """The state before the first step, with what `init_from` restores."""
+        placed = jax.tree.map(lambda a: a.sharding, self.abstract)
+        init = jax.jit(
+            lambda hparams: init_state(self.model, self.optimizer, hparams), out_shardings=placed
+        )
+        state = init(self.hparams)
+        source = self.config.init_from
+        if not source.path:
+            return state
+        run, step = find_run(source.path, 'init_from.path')
+        checkpoints = Checkpoints(run / 'checkpoints')
+        restored = checkpoints.restore_params(step, self.abstract.params, source.restore)
+        checkpoints.close()
+        params = jax.tree.map(
+            lambda new, old: old if new is None else new,
+            restored,
+            state.params,
+            is_leaf=lambda x: x is None,
+        )
+        return dataclasses.replace(state, params=params)
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A copy of `config` with the model's size filled in; checks plain numbers."""
+    config = config.copy_and_resolve_references()
+    for key in ('num_steps', 'accumulate', 'log_every'):
+        if config[key] < 1:
+            raise UserError(f'{key}={config[key]} must be at least 1')
+    for key in ('seq_len', 'batch_size'):
+        if config.data[key] < 1:
+            raise UserError(f'data.{key}={config.data[key]} must be at least 1')
+    if config.checkpoint.every < 1 or config.checkpoint.keep < 1:
+        raise UserError('checkpoint.every and checkpoint.keep must be at least 1')
+    presets.resolve(config.model, config.data.seq_len)
+    return config
+
+
+def build(config: ConfigDict) -> Setup:
+    """Checks `config` (resolved) and builds its parts; raises UserError for the first mistake."""
+    sharding = make_sharding(config.sharding.mesh, config.sharding.rules)
+    _check_batch(config, sharding)
+    task = build_task(config.task)
+    data = _open(config, task, 'train', None, shuffle=True)
+    platform = sharding.mesh.devices.flat[0].platform
+    vocab_size, num_labels = data.tokenizer.vocab_size, len(data.label_names)
+    model = build_model(config.model, vocab_size, num_labels, platform)
+    boxed = abstract_params(model)
+    optimizer, hparams = build_optimizer(config, boxed)
+    shapes = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
+    abstract = jax.tree.map(
+        lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+        shapes,
+        state_sharding(sharding, boxed, shapes),
+    )
+    kernel = kernel_name(config.model, platform)
+    setup = Setup(config, sharding, task, data, model, optimizer, hparams, boxed, abstract, kernel)
+    _check_head(setup)
+    _check_init_from(setup)
+    return setup
+
+
+def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: bool) -> Data:
+    return open_data(
+        config.data,
+        split,
+        length=config.data.seq_len + task.extra_tokens,
+        overlap=task.extra_tokens,
+        seed=config.seed,
+        shuffle=shuffle,
+        labelled=task.labelled,
+        tokenizer=tokenizer,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+    )
+
+
+def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
+    ways, rows = sharding.batch_ways, config.data.batch_size
+    if rows % (ways * config.accumulate):
+        raise UserError(
+            f'data.batch_size={rows} is not a multiple of {ways * config.accumulate} = {ways} '
+            f'devices that split the batch × accumulate={config.accumulate}'
+        )
+
+
+def _check_head(setup: Setup) -> None:
+    """The task and the head must speak of the same thing: tokens, or labels of rows."""
+    tokens = jax.ShapeDtypeStruct((1, setup.config.data.seq_len), 'int32')
+    outputs = jax.eval_shape(lambda p, t: apply(setup.model, p, t), setup.abstract.params, tokens)
+    if setup.task.labelled != (outputs.ndim == 2):
+        wanted = 'classifier' if setup.task.labelled else 'lm'
+        raise UserError(
+            f'task={setup.config.task!r} needs model.head={wanted!r}, '
+            f'not {setup.config.model.head!r}'
+        )
+
+
+def _check_init_from(setup: Setup) -> None:
+    source = setup.config.init_from
+    if not source.path:
+        return
+    run, step = find_run(source.path, 'init_from.path')
+    Checkpoints(run / 'checkpoints').check_params(step, setup.abstract.params, source.restore)
+    theirs = load_tokenizer(run / 'tokenizer')
+    if theirs.fingerprint != setup.data.tokenizer.fingerprint:
+        raise UserError(
+            f'init_from.path={source.path!r} was trained with another tokenizer than '
+            f'data.tokenizer={setup.config.data.tokenizer!r}'
+        )

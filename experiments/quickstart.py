@@ -1,0 +1,20 @@
+"""Does a million-parameter byte-level decoder learn Python in two minutes on two cores?
+
+python launch.py
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import defaults
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    """A decoder of the size `tiny` on the standard library's sources, bytes as tokens."""
+    c = defaults.get_config()
+    c.num_steps = 300
+    c.data.seq_len, c.data.batch_size = 256, 32
+    c.optimizer.learning_rate = 3e-3
+    c.schedule = 'cosine(warmup_steps=30)'
+    c.evals.validation.every, c.evals.validation.batches = 100, 10
+    c.sample = 'def main('
+    return c
