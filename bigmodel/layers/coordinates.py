@@ -17,14 +17,14 @@ class Coordinates:
     """
 
     index: Int[Array, ' L']
-    position: Int[Array, 'B L']
+    position: Int[Array, 'P L']  # P is B or 1
     segment: Int[Array, 'B L'] | None = None
 
     @classmethod
     def of(
         cls,
         length: int,
-        position: Int[Array, 'B L'] | None = None,
+        position: Int[Array, 'P L'] | None = None,
         segment: Int[Array, 'B L'] | None = None,
         start: Int[Array, ''] | int = 0,
     ) -> 'Coordinates':
