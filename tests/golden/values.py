@@ -1,0 +1,24 @@
+"""Reads the golden values; `make_torch_values.py` makes them."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+@functools.cache
+def _archive() -> dict[str, np.ndarray]:
+    with np.load(FOLDER / 'torch_values.npz') as archive:
+        return dict(archive)
+
+
+def golden(name: str) -> dict[str, jax.Array]:
+    """The arrays stored as `name/key`, by key."""
+    start = name + '/'
+    found = {k[len(start) :]: jnp.asarray(v) for k, v in _archive().items() if k.startswith(start)}
+    assert found, f'no golden values for {name!r}'
+    return found
