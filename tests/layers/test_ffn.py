@@ -1,0 +1,61 @@
+"""Feed-forward layers against PyTorch, with every activation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from bigmodel.errors import UserError
+from bigmodel.layers.ffn import ACTIVATIONS, FFNS
+from bigmodel.specs import make
+from tests.golden.values import golden
+
+# Golden values are float64; sums of 12 float32 products.
+CLOSE = {'rtol': 2e-5, 'atol': 2e-5}
+PATHS = {'in': ('w1', 'b1'), 'gate': ('wg', 'bg'), 'out': ('w2', 'b2')}
+
+
+@pytest.mark.parametrize('activation', ACTIVATIONS)
+@pytest.mark.parametrize('name', FFNS)
+def test_values_and_gradients_are_pytorchs(name: str, activation: str) -> None:
+    values = golden(f'{name}/{activation}')
+    module = make(FFNS, f'{name}(activation={activation!r}, hidden=12, bias=True)', 'ffn')
+    params = {
+        path: {'weight': jnp.asarray(values[w].T), 'bias': jnp.asarray(values[b])}
+        for path, (w, b) in PATHS.items()
+        if w in values
+    }
+    run = jax.jit(lambda p, x: module.apply({'params': p}, x))
+    output, vjp = jax.vjp(run, params, values['x'])
+    np.testing.assert_allclose(output, values['output'], **CLOSE)
+    d_params, d_x = vjp(jnp.asarray(values['cotangent']))
+    np.testing.assert_allclose(d_x, values['d_x'], **CLOSE)
+    for path, gradient in d_params.items():
+        w, b = PATHS[path]
+        np.testing.assert_allclose(gradient['weight'].T, values[f'd_{w}'], **CLOSE)
+        np.testing.assert_allclose(gradient['bias'], values[f'd_{b}'], **CLOSE)
+
+
+def shapes_of(spec: str, width: int) -> dict:
+    """Abstract parameters of a layer; its own `init` is the initialisation slot."""
+    run = nn.init(lambda m, x: m(x), make(FFNS, spec, 'ffn'))
+    return jax.eval_shape(run, jax.random.key(0), jnp.ones((1, 1, width)))['params']
+
+
+@pytest.mark.parametrize(('name', 'hidden'), [('mlp', 384), ('gated', 256)])
+def test_default_hidden_size(name: str, hidden: int) -> None:
+    """4·width, and 8/3·width = 256: as many parameters, two against three matrices."""
+    shapes = shapes_of(name, 96)
+    assert shapes['in']['weight'].value.shape == (96, hidden)
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == 2 * 96 * 384
+
+
+def test_gated_hidden_size_is_rounded_up_to_64() -> None:
+    assert shapes_of('gated', 100)['in']['weight'].value.shape == (100, 320)  # 266.7
+
+
+@pytest.mark.parametrize('name', FFNS)
+def test_unknown_activation_names_the_nearest(name: str) -> None:
+    with pytest.raises(UserError, match="Did you mean 'gelu_tanh'"):
+        shapes_of(f'{name}("gelu_tan")', 8)

@@ -1,0 +1,158 @@
+"""Position encodings against the papers' formulas and Hugging Face; shift invariance."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from bigmodel.layers.coordinates import Coordinates
+from bigmodel.layers.positions import POSITIONS, Position, alibi_slopes, t5_bucket
+from bigmodel.specs import make
+from tests.golden.values import golden
+
+# Float32 sines of angles up to 2000: the angle itself is rounded to 1e-4 (both sides do the same
+# float32 product, but may differ in the last bit of the frequency).
+ANGLE = {'rtol': 0, 'atol': 5e-4}
+HEADS, HEAD_DIM, LENGTH = 4, 8, 9
+
+
+def position(spec: str) -> Position:
+    return make(POSITIONS, spec, 'position', max_length=64)
+
+
+def init(module: Position, method: str, *args: Any) -> Any:
+    """A module's parameters; a layer's own `init` is the initialisation slot."""
+    return nn.unbox(nn.init(lambda m: getattr(m, method)(*args), module)(jax.random.key(0)))
+
+
+def scores(spec: str, shift: int) -> np.ndarray:
+    """Query–key logits with rotation and bias, all positions and slots moved by `shift`."""
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.standard_normal((2, LENGTH, HEADS, HEAD_DIM))) for _ in range(2))
+    module = position(spec)
+    here = Coordinates.of(LENGTH, start=shift)
+    # T5's table is a parameter; the same key draws the same one for every shift.
+    variables = init(module, 'bias', HEADS)
+
+    def run(variables: dict) -> jax.Array:
+        bound = module.bind(variables)
+        q_, k_ = (bound.rotate(x, here.position) for x in (q, k))
+        logits = jnp.einsum('BLHK,BSHK->BHLS', q_, k_)
+        bias = bound.bias(HEADS)
+        return logits if bias is None else logits + bias(here, here)
+
+    return np.asarray(jax.jit(run)(variables))
+
+
+@pytest.mark.parametrize('name', [n for n in POSITIONS if n not in ('sinusoidal', 'learned')])
+def test_scores_do_not_change_when_all_positions_shift(name: str) -> None:
+    # float32 angles at positions near 1000 are good to 6e-5; scores are sums of 8 products.
+    np.testing.assert_allclose(scores(name, 0), scores(name, 1000), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize('name', [n for n in POSITIONS if n in ('rope', 'alibi', 't5')])
+def test_relative_encodings_do_change_scores(name: str) -> None:
+    assert np.abs(scores(name, 0) - scores('none', 0)).max() > 0.05
+
+
+@pytest.mark.parametrize('name', POSITIONS)
+def test_each_encoding_uses_at_least_one_hook(name: str) -> None:
+    hooks = [h for h in ('embed', 'rotate', 'bias') if h in vars(POSITIONS[name])]
+    assert len(hooks) == (3 if name == 'none' else 1)
+
+
+@pytest.mark.parametrize('width', [6, 7])
+def test_sinusoidal_is_the_formula(width: int) -> None:
+    pos = jnp.array([[0, 1, 5, 100], [3, 2, 1, 2000]])
+    table = np.zeros((2, 4, width))
+    for i in range(width):
+        angle = pos / 10000.0 ** (2 * (i // 2) / width)
+        table[:, :, i] = np.cos(angle) if i % 2 else np.sin(angle)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, width)))
+    np.testing.assert_allclose(position('sinusoidal').embed(x, pos) - x, table, **ANGLE)
+
+
+def test_sinusoidal_base_is_an_argument() -> None:
+    zeros = jnp.zeros((1, 1, 4))
+    got = position('sinusoidal(base=16.0)').embed(zeros, jnp.array([[3]]))[0, 0]
+    want = [np.sin(3), np.cos(3), np.sin(3 / 4), np.cos(3 / 4)]
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_learned_adds_rows_of_its_table() -> None:
+    module = position('learned')
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 8)))
+    pos = jnp.array([[0, 1, 2], [63, 0, 7]])
+    variables = init(module, 'embed', x, pos)
+    (table,) = jax.tree.leaves(variables)
+    assert table.shape == (64, 8)
+    got = module.apply(variables, x, pos, method='embed')
+    np.testing.assert_allclose(got, x + np.asarray(table)[pos], rtol=1e-6)
+
+
+@pytest.mark.parametrize('theta', ['1e4', '5e5'])
+def test_rope_is_llamas(theta: str) -> None:
+    values = golden('rope')
+    got = position(f'rope(theta={theta})').rotate(values['x'], values['pos'])
+    np.testing.assert_allclose(got, values[f'theta_{theta}'], **ANGLE)
+
+
+def test_rope_keeps_norms_and_leaves_position_zero_alone() -> None:
+    x = golden('rope')['x']
+    rope = position('rope')
+    pos = jnp.array([[0, 1, 2, 3, 400]])
+    got = rope.rotate(x, pos)
+    np.testing.assert_array_equal(got[:, 0], x[:, 0])
+    np.testing.assert_allclose(np.linalg.norm(got, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
+
+
+def test_rope_turns_in_float32_for_bfloat16_inputs() -> None:
+    x = jnp.asarray(golden('rope')['x'], jnp.bfloat16)
+    pos = jnp.array([[0, 1, 2, 1000, 1001]])
+    got = position('rope').rotate(x, pos)
+    assert got.dtype == jnp.bfloat16
+    exact = position('rope').rotate(x.astype(jnp.float32), pos)
+    # One rounding to bfloat16 (8 bits) of values up to 4.
+    np.testing.assert_allclose(got.astype(jnp.float32), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_alibi_slopes_are_the_papers() -> None:
+    assert alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
+    np.testing.assert_allclose(alibi_slopes(16), [2 ** (-i / 2) for i in range(1, 17)])
+
+
+@pytest.mark.parametrize('name', sorted(golden('alibi')))
+def test_alibi_slopes_are_blooms(name: str) -> None:
+    want = golden('alibi')[name]
+    np.testing.assert_allclose(alibi_slopes(len(want)), want, rtol=1e-6)
+
+
+def test_alibi_bias_is_minus_slope_times_distance() -> None:
+    queries, keys = Coordinates.of(3, start=4), Coordinates.of(7)
+    bias = position('alibi').bias(8)(queries, keys)
+    want = [
+        [[-(2.0 ** -(h + 1)) * abs(4 + i - j) for j in range(7)] for i in range(3)]
+        for h in range(8)
+    ]
+    np.testing.assert_allclose(bias, np.array(want)[None], rtol=1e-6)
+
+
+@pytest.mark.parametrize('bidirectional', [False, True])
+@pytest.mark.parametrize(('buckets', 'longest'), [(32, 128), (16, 20)])
+def test_t5_buckets_are_t5s(buckets: int, longest: int, bidirectional: bool) -> None:
+    values = golden('t5')
+    got = t5_bucket(jnp.asarray(values['distance'])[None], buckets, longest, bidirectional)[0]
+    np.testing.assert_array_equal(got, values[f'bucket_{buckets}_{longest}_{bidirectional}'])
+
+
+def test_t5_bias_looks_up_one_scalar_a_head() -> None:
+    module = position('t5(num_buckets=8, max_distance=16)')
+    variables = init(module, 'bias', HEADS)
+    (table,) = jax.tree.leaves(variables)
+    here = Coordinates.of(20)
+    bias = module.apply(variables, HEADS, method=lambda m, h: m.bias(h)(here, here))
+    bucket = np.asarray(t5_bucket(here.distance(here), 8, 16, False))
+    np.testing.assert_array_equal(bias[0], np.asarray(table)[bucket].transpose(2, 0, 1))
