@@ -39,11 +39,16 @@ class Coordinates:
 
 @flax.struct.dataclass
 class Context:
-    """What the backbone hands to every block beside the residual stream."""
+    """What the backbone hands to every block beside the residual stream.
+
+    `aligned` says that the keys are the queries' own tokens. It is static: whether two fields are
+    one object is forgotten wherever a transformation takes the context apart.
+    """
 
     queries: Coordinates
     keys: Coordinates
     bias: 'Bias | None' = None
+    aligned: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 class Bias:

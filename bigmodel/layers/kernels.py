@@ -139,11 +139,10 @@ class Fused(Kernel):
             raise UserError('model.kernel: fused has no dropout of attention weights')
         queries, keys = context.queries, context.keys
         bias = None if context.bias is None else context.bias(queries, keys).astype(q_BLHK.dtype)
-        named, aligned = flags(mask), queries is keys
+        named = flags(mask)
+        by_documents = named is not None and named.segments and keys.segment is not None
         # Flags count from the first key, so they say the mask only where queries are the keys.
-        by_flags = (
-            aligned and named is not None and not (named.segments and keys.segment is not None)
-        )
+        by_flags = context.aligned and named is not None and not by_documents
         return jax.nn.dot_product_attention(
             q_BLHK,
             k_BSGK,

@@ -1,7 +1,7 @@
 """Masks: frozen, parameter-free, composable functions of query and key coordinates.
 
 True means that the query may look at the key. A mask is materialised only where a kernel needs it;
-`causal_window` reads it as the flags of a fused kernel instead.
+`flags` reads it as what a fused kernel understands instead.
 """
 
 import dataclasses

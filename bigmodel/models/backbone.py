@@ -104,7 +104,7 @@ class Backbone(nn.Module):
         bias = self.positions.bias(self.num_heads)
         if cache_length is None:
             here = Coordinates.of(tokens_BL.shape[1], positions_BL, segments_BL)
-            return Context(here, here, bias)
+            return Context(here, here, bias, aligned=True)
         return Context(*self.past(tokens_BL, positions_BL, segments_BL, cache_length), bias)
 
 
