@@ -15,8 +15,8 @@ class ShuffledOrder:
     A Feistel network over the next power of two, walked until it lands inside [0, n) (Black and
     Rogaway, 2002), is a permutation that needs no table: a step costs the same for ten rows or ten
     billion, and looking at step 1,000,000 first costs nothing more. (numpy's permutation would need
-    the whole epoch at once and may differ between versions of numpy; grain's index shuffle takes
-    several microseconds an index from Python.)
+    the whole epoch at once and may differ between versions of numpy; grain 0.2.18's index shuffle
+    takes 9 µs an index from Python and does not return for a set of two rows.)
     """
 
     def __init__(self, num_rows: int, seed: int) -> None:
