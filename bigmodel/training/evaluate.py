@@ -24,8 +24,11 @@ def evaluate(
     count = min(num_batches or data.batches.num_batches, data.batches.num_batches)
     for i in range(count):
         metrics = eval_step(params, put_batch(data.batches(i), sharding))
+        # Waits for each batch: XLA:CPU's devices deadlock in their collectives when they run
+        # ahead of each other, which only a dependence between programs forbids.
+        metrics = jax.device_get(metrics)
         total = metrics if total is None else add(total, metrics)
-    values = {key: mean.value() for key, mean in jax.device_get(total or {}).items()}
+    values = {key: mean.value() for key, mean in (total or {}).items()}
     if 'nll' in values and 'label' not in data.batches(0):
         values['bits_per_byte'] = values['nll'] / math.log(2) * _predicted_per_byte(data)
     return values
