@@ -25,7 +25,19 @@ MESH_AXES = ('data', 'fsdp', 'tensor')
 # Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, vocab, positions, labels.
 # Activations: batch, length, features (model width of an activation).
 _REPLICATED = dict.fromkeys(
-    ['layers', 'embed', 'heads', 'kv_heads', 'head_dim', 'mlp', 'vocab', 'positions', 'labels', 'length', 'features']
+    [
+        'layers',
+        'embed',
+        'heads',
+        'kv_heads',
+        'head_dim',
+        'mlp',
+        'vocab',
+        'positions',
+        'labels',
+        'length',
+        'features',
+    ]
 )
 _TENSOR = {'heads': 'tensor', 'kv_heads': 'tensor', 'mlp': 'tensor', 'vocab': 'tensor'}
 RULES: dict[str, dict[str, tuple[str, ...] | str | None]] = {
