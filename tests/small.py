@@ -26,6 +26,11 @@ SHAPE = {
 }
 
 
+# Tests hold what a program computes, not how well XLA fuses it: half of the time to compile.
+QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+
+
 def small_config(seq_len: int = 12, **model: Any) -> ConfigDict:
     """The default run with a small model, resolved; `model` overrides its keys."""
     config = defaults.get_config()
@@ -71,7 +76,7 @@ def random_tokens(rows: int, length: int, seed: int = 0) -> np.ndarray:
 @functools.cache
 def forward(model: Model) -> Any:
     """The compiled `(params, tokens, positions, segments) -> outputs` of a model."""
-    return jax.jit(lambda p, t, pos, seg: apply(model, p, t, pos, seg))
+    return quick_jit(lambda p, t, pos, seg: apply(model, p, t, pos, seg))
 
 
 def slots(rows: int, length: int) -> np.ndarray:

@@ -1,0 +1,355 @@
+"""Whole models: causality, packing, decoding with a cache, remat, unrolling, slots and errors."""
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel import params as params_lib
+from bigmodel.errors import UserError
+from bigmodel.layers.attention import MIXERS
+from bigmodel.layers.blocks import BLOCKS
+from bigmodel.layers.ffn import FFNS
+from bigmodel.layers.kernels import KERNELS
+from bigmodel.layers.masks import MASKS
+from bigmodel.layers.norms import NORMS
+from bigmodel.layers.positions import POSITIONS
+from bigmodel.models import model as model_lib
+from bigmodel.models.backbone import REMAT
+from bigmodel.models.model import Model, apply, apply_cached, build_model, init_params
+from bigmodel.specs import make
+from tests.small import (
+    assert_trees_close,
+    forward,
+    quick_jit,
+    random_params,
+    random_tokens,
+    slots,
+    small_config,
+    small_model,
+)
+
+LENGTH = 12
+ARGUMENTS = {'window': '(4)'}  # of masks that need some
+MASK_SPECS = [name + ARGUMENTS.get(name, '') for name in MASKS]
+CAUSAL = [spec for spec in MASK_SPECS if make(MASKS, spec, 'mask').causal]
+# Logits are of order 1 to 10, from two layers of float32 sums in another order.
+CLOSE = {'rtol': 1e-4, 'atol': 1e-4}
+
+
+@functools.cache
+def built(mixer: str, position: str, mask: str, pattern: tuple[str, ...] = ()) -> tuple[Model, Any]:
+    """A small model with random parameters; compiled functions are shared by the tests."""
+    bias = {'num_buckets': 8, 'max_distance': 10} if position == 't5' else {}
+    spec = position + (f'({", ".join(f"{k}={v}" for k, v in bias.items())})' if bias else '')
+    model = small_model(
+        LENGTH,
+        mixer=mixer,
+        position=spec,
+        mask=mask,
+        pattern=pattern,
+        max_length=LENGTH,
+        dtype='float32',
+    )
+    return model, random_params(model)
+
+
+def logits(
+    model: Model, params: Any, tokens: Any, positions: Any = None, segments: Any = None
+) -> Any:
+    """The whole rows at once; one document a row by default."""
+    positions = slots(*tokens.shape) if positions is None else positions
+    segments = np.ones_like(tokens) if segments is None else segments
+    arrays = (jnp.asarray(x) for x in (tokens, positions, segments))
+    return np.asarray(forward(model)(params, *arrays))
+
+
+STACKS = [
+    *(
+        (mixer, position, mask, ())
+        for mixer, position, mask in itertools.product(MIXERS, POSITIONS, CAUSAL)
+    ),
+    *(
+        (mixer, position, 'causal', ('window(4)', 'causal'))
+        for mixer, position in itertools.product(MIXERS, POSITIONS)
+    ),
+]
+IDS = ['-'.join([*s[:3], *(['pattern'] if s[3] else [])]) for s in STACKS]
+
+
+@pytest.mark.parametrize('stack', STACKS, ids=IDS)
+def test_later_tokens_do_not_change_earlier_logits(stack: tuple) -> None:
+    model, params = built(*stack)
+    tokens = random_tokens(1, LENGTH)
+    base = logits(model, params, tokens)
+    for i in (1, 6, LENGTH - 1):
+        changed = tokens.copy()
+        changed[0, i] = (changed[0, i] + 1) % 32
+        moved = np.abs(logits(model, params, changed) - base)[0].max(-1)
+        assert not moved[:i].any(), f'token {i} reaches logits {np.flatnonzero(moved[:i])}'
+        assert moved[i] > 1e-3
+
+
+@pytest.mark.parametrize('position', POSITIONS)
+def test_without_a_causal_mask_later_tokens_do_change_logits(position: str) -> None:
+    """The test above can fail."""
+    model, params = built('attention', position, 'full')
+    tokens = random_tokens(1, LENGTH)
+    changed = tokens.copy()
+    changed[0, -1] = (changed[0, -1] + 1) % 32
+    moved = np.abs(logits(model, params, changed) - logits(model, params, tokens))[0].max(-1)
+    assert (moved > 1e-4).all()
+
+
+@pytest.mark.parametrize('stack', STACKS, ids=IDS)
+def test_packed_documents_have_the_logits_of_each_alone(stack: tuple) -> None:
+    model, params = built(*stack)
+    packed = random_tokens(1, LENGTH)
+    segments = np.array([[1] * 5 + [2] * 4 + [0] * 3])
+    positions = np.array([[*range(5), *range(4), 0, 0, 0]])
+    together = logits(model, params, packed, positions, segments)
+    for number, begin, end in ((1, 0, 5), (2, 5, 9)):
+        alone = np.zeros_like(packed)
+        alone[0, : end - begin] = packed[0, begin:end]
+        own = np.array([[number] * (end - begin) + [0] * (LENGTH - end + begin)])
+        apart = logits(model, params, alone, None, own)
+        np.testing.assert_allclose(together[0, begin:end], apart[0, : end - begin], **CLOSE)
+
+
+@functools.cache
+def decoder(model: Model) -> Any:
+    """The compiled `(params, cache, tokens, positions, segments) -> (logits, cache)`."""
+    run = lambda p, c, t, pos, seg: apply_cached(model, p, c, t, LENGTH, pos, seg)  # noqa: E731
+    return quick_jit(run)
+
+
+def decoded(model: Model, params: Any, *arrays: np.ndarray, prefill: int) -> np.ndarray:
+    """Logits of a prefill of several tokens, then of one token at a time."""
+    cache, found = None, []
+    for begin, end in [(0, prefill), *((i, i + 1) for i in range(prefill, LENGTH))]:
+        pieces = (jnp.asarray(x[:, begin:end]) for x in arrays)
+        out, cache = decoder(model)(params, cache, *pieces)
+        found.append(np.asarray(out))
+    return np.concatenate(found, 1)
+
+
+@pytest.mark.parametrize('stack', STACKS, ids=IDS)
+def test_decoding_with_a_cache_is_the_full_forward_pass(stack: tuple) -> None:
+    """Row 0 is whole; row 1 is padded on the left, as shorter prompts of a batch are."""
+    model, params = built(*stack)
+    tokens = random_tokens(2, LENGTH, seed=1)
+    segments, positions = np.ones_like(tokens), slots(2, LENGTH)
+    segments[1, :3] = 0
+    positions[1] = np.maximum(np.arange(LENGTH) - 3, 0)
+    full = logits(model, params, tokens, positions, segments)
+    got = decoded(model, params, tokens, positions, segments, prefill=6)
+    np.testing.assert_allclose(got[0], full[0], **CLOSE)
+    np.testing.assert_allclose(got[1, 3:], full[1, 3:], **CLOSE)
+    # The padding changes nothing: the same prompt at the start of a row.
+    moved = np.roll(tokens, -3, 1)
+    alone = logits(model, params, moved, None, np.array([[1] * LENGTH, [1] * 9 + [0] * 3]))
+    np.testing.assert_allclose(got[1, 3:], alone[1, :9], **CLOSE)
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_decoding_without_coordinates_counts_by_itself(kernel: str) -> None:
+    model = small_model(LENGTH, kernel=kernel)
+    params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
+    want = quick_jit(lambda p, t: apply(model, p, t))(params, tokens)
+    step = quick_jit(lambda p, c, t: apply_cached(model, p, c, t, LENGTH + 2))
+    first, cache = step(params, None, tokens[:, :7])
+    second, _ = step(params, cache, tokens[:, 7:])
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), want, **CLOSE)
+
+
+def loss_and_gradients(model: Model, params: Any) -> Any:
+    tokens = jnp.asarray(random_tokens(2, LENGTH))
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.mean(jax.nn.logsumexp(apply(model, params, tokens), -1))
+
+    return quick_jit(jax.value_and_grad(loss))(params)
+
+
+@functools.cache
+def plain() -> Any:
+    """A four-layer model without remat, rolled up."""
+    model = small_model(LENGTH, depth=4, position='t5')
+    return loss_and_gradients(model, random_params(model))
+
+
+@pytest.mark.parametrize('remat', [r for r in REMAT if r != 'none'])
+def test_remat_changes_neither_loss_nor_gradients(remat: str) -> None:
+    model = small_model(LENGTH, depth=4, position='t5', remat=remat)
+    # The same float32 operations, fused in another way.
+    assert_trees_close(
+        loss_and_gradients(model, random_params(model)), plain(), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize('unroll', [2, 4, 0])
+def test_unrolling_changes_neither_parameters_nor_results(unroll: int) -> None:
+    model = small_model(LENGTH, depth=4, position='t5', unroll=unroll)
+    assert_trees_close(
+        loss_and_gradients(model, random_params(model)), plain(), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_remat_does_recompute() -> None:
+    """The test above compares different programs: full remat has more matrix products."""
+
+    def products(remat: str) -> int:
+        model = small_model(LENGTH, remat=remat)
+        step = jax.jit(jax.grad(lambda p: apply(model, p, tokens).sum()))
+        return step.lower(random_params(model)).as_text().count('dot_general')
+
+    tokens = jnp.asarray(random_tokens(1, LENGTH))
+    assert products('full') > products('none')
+
+
+def test_layers_are_stacked_on_a_leading_dim() -> None:
+    model = small_model(LENGTH, depth=6, pattern=('window(2)', 'causal'))
+    boxed = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    layers = boxed['backbone']['layers']
+    assert sorted(layers) == ['block_0', 'block_1']
+    for box in jax.tree.leaves(layers, is_leaf=lambda x: hasattr(x, 'names')):
+        assert (box.names[0], box.value.shape[0]) == ('layers', 3)
+
+
+def test_layers_start_with_different_weights() -> None:
+    model = small_model(LENGTH)
+    params = quick_jit(lambda: init_params(model, jax.random.key(0)))()
+    weight = params['backbone']['layers']['block_0']['ffn']['in']['weight'].value
+    assert np.abs(weight[0] - weight[1]).max() > 0.01
+
+
+def test_pattern_masks_successive_layers() -> None:
+    """(window(2), window(2)) looks 2 back in two layers; (window(2), causal) sees everything."""
+    for pattern, reach in ((('window(2)', 'window(2)'), 2), (('window(2)', 'causal'), LENGTH - 1)):
+        model, params = built('attention', 'rope', 'causal', pattern)
+        tokens = random_tokens(1, LENGTH)
+        changed = tokens.copy()
+        changed[0, 0] = (changed[0, 0] + 1) % 32
+        moved = np.abs(logits(model, params, changed) - logits(model, params, tokens))[0].max(-1)
+        assert np.flatnonzero(moved > 1e-5).max() == reach
+
+
+@pytest.mark.parametrize(
+    ('slot', 'table'), [('norm', NORMS), ('ffn', FFNS), ('block', BLOCKS), ('kernel', KERNELS)]
+)
+def test_every_variant_of_a_slot_runs_and_has_finite_gradients(slot: str, table: Any) -> None:
+    for name in table:
+        model = small_model(LENGTH, **{slot: name})
+        loss, grads = loss_and_gradients(model, random_params(model))
+        assert np.isfinite(loss), name
+        for path, gradient in params_lib.flatten(grads).items():
+            assert np.isfinite(gradient).all() and np.any(gradient), (name, path)
+
+
+def test_every_slot_has_a_table_of_named_parts() -> None:
+    tables = {'position': POSITIONS, 'mask': MASKS, 'norm': NORMS, 'ffn': FFNS, 'mixer': MIXERS}
+    tables |= {'block': BLOCKS, 'kernel': KERNELS}
+    assert all(model_lib.SLOTS[slot] is table for slot, table in tables.items())
+
+
+def test_dropout_is_on_exactly_with_a_key() -> None:
+    tokens = jnp.asarray(random_tokens(2, LENGTH))
+    silent, noisy = small_model(LENGTH), small_model(LENGTH, dropout=0.2)
+    params = random_params(silent)
+    run = quick_jit(lambda p, key: apply(noisy, p, tokens, dropout_key=key))
+    without = quick_jit(lambda p: apply(noisy, p, tokens))(params)
+    np.testing.assert_array_equal(without, quick_jit(lambda p: apply(silent, p, tokens))(params))
+    once, again = (run(params, jax.random.key(0)) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - without).max() > 0.01
+    assert np.abs(once - run(params, jax.random.key(1))).max() > 0.01
+
+
+def test_scaled_embeddings_are_multiplied_by_the_root_of_the_width() -> None:
+    tokens = jnp.asarray(random_tokens(2, LENGTH))
+    shape = {'position': 'sinusoidal', 'head': 'lm(tied=False)'}
+    plain, scaled = small_model(**shape), small_model(scale_embed=True, **shape)
+    params = random_params(plain)
+    moved = jax.tree.map(lambda x: x, params)
+    moved['backbone']['tokens']['table'] = 4.0 * params['backbone']['tokens']['table']
+    got = quick_jit(lambda p: apply(scaled, p, tokens))(params)
+    want = quick_jit(lambda p: apply(plain, p, tokens))(moved)
+    np.testing.assert_allclose(got, want, **CLOSE)
+
+
+def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
+    tokens = jnp.asarray(random_tokens(2, LENGTH))
+    model = small_model(LENGTH, dtype='bfloat16')
+    params = random_params(model)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+    lowered = jax.jit(lambda p: apply(model, p, tokens)).lower(params)
+    assert lowered.out_info.dtype == jnp.float32
+    products = [line for line in lowered.as_text().splitlines() if 'dot_general' in line]
+    assert products and all('bf16' in line for line in products)
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        ({'position': 'rop'}, "unknown model.position 'rop'. Did you mean 'rope'"),
+        ({'position': 'rope(theta="x")'}, r'model.position: rope\(theta=...\): expected float'),
+        ({'mask': 'causl'}, "unknown model.mask 'causl'"),
+        ({'pattern': ('causal', 'causl')}, "unknown model.mask 'causl'"),
+        ({'pattern': ('causal',) * 3}, 'model.pattern has 3 blocks, which does not divide'),
+        ({'norm': 'rms'}, "unknown model.norm 'rms'"),
+        ({'ffn': 'mlp(activation="gelo")'}, "unknown activation 'gelo'"),
+        ({'mixer': 'attention(biass=True)'}, "has no argument 'biass'. Did you mean 'bias'"),
+        ({'mixer': 'attention(num_heads=3)'}, "has no argument 'num_heads'"),
+        ({'block': 'sandwitch'}, "unknown model.block 'sandwitch'"),
+        ({'head': 'lmm'}, "unknown model.head 'lmm'. Did you mean 'lm'"),
+        ({'head': 'classifier'}, 'needs labelled data'),
+        ({'init': 'gpt3'}, "unknown model.init 'gpt3'. Did you mean 'gpt2'"),
+        ({'kernel': 'fused', 'mixer': 'attention(dropout=0.1)'}, 'cannot serve this model'),
+        ({'remat': 'ful'}, "unknown model.remat 'ful'. Did you mean 'full'"),
+        ({'dropout': 1.0}, r'model.dropout=1.0 must be in \[0, 1\)'),
+        ({'dtype': 'float8'}, "unknown model.dtype 'float8'"),
+        ({'vocab_size': 16}, 'the tokenizer has 32 tokens but model.vocab_size=16'),
+        ({'head_dim': 5}, 'head_dim=5 is odd'),
+        ({'width': 18}, 'model.width=18 is not a multiple of model.num_heads=4'),
+        ({'num_kv_heads': 3}, 'model.num_kv_heads=3 does not divide model.num_heads=4'),
+        ({'depth': -1}, 'model.depth must not be negative'),
+        ({'size': 'tinny'}, "unknown model.size 'tinny'. Did you mean 'tiny'"),
+    ],
+)
+def test_impossible_models_are_refused_before_anything_is_compiled(
+    model: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        build_model(small_config(**model).model, 32, 0, 'cpu')
+
+
+@pytest.mark.parametrize(('spec', 'name'), [('auto', 'reference'), ('fused', 'fused')])
+def test_kernel_name_is_what_the_model_uses(spec: str, name: str) -> None:
+    assert model_lib.kernel_name(small_config(kernel=spec).model, 'cpu') == name
+
+
+@pytest.mark.parametrize('aligned', [True, False], ids=['whole_rows', 'cache'])
+def test_fused_kernels_get_flags_for_whole_rows_only(
+    aligned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask of L² booleans is not made where flags say the same, also under scan and remat."""
+    seen = []
+    real = jax.nn.dot_product_attention
+
+    def spy(*args: Any, **kwargs: Any) -> jax.Array:
+        seen.append((kwargs['is_causal'], kwargs['mask'] is None))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', spy)
+    model = small_model(LENGTH, kernel='fused', remat='full')
+    params, tokens = random_params(model), jnp.asarray(random_tokens(1, LENGTH))
+    seen.clear()
+    if aligned:
+        jax.eval_shape(lambda p: apply(model, p, tokens), params)
+    else:
+        jax.eval_shape(lambda p: apply_cached(model, p, None, tokens, LENGTH)[0], params)
+    assert set(seen) == {(aligned, aligned)}
