@@ -10,7 +10,7 @@ import pytest
 
 from bigmodel.errors import UserError
 from bigmodel.layers.coordinates import Bias, Context, Coordinates
-from bigmodel.layers.kernels import KERNELS, Fused, Kernel, Reference, Request, choose, softmax
+from bigmodel.layers.kernels import KERNELS, Fused, Kernel, Reference, Request, attend, choose
 from bigmodel.layers.masks import MASKS, Mask, Or, SameSegment
 from bigmodel.layers.positions import AlibiBias, alibi_slopes
 from bigmodel.specs import make
@@ -175,14 +175,25 @@ def test_dropout_of_weights_has_the_right_mean_and_rate() -> None:
     np.testing.assert_allclose(got.var(0).mean(), want.mean(), rtol=0.05)
 
 
-def test_softmax_backward_is_autodiffs() -> None:
+@pytest.mark.parametrize('dropped', [False, True])
+def test_attend_backward_is_autodiffs(dropped: bool) -> None:
     rng = np.random.default_rng(0)
-    with jax.enable_x64(True):
-        x, d = (jnp.asarray(rng.standard_normal((3, 5, 9))) for _ in range(2))
-        plain = lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True)  # noqa: E731
-        for got, want in zip(*(jax.vjp(f, x) for f in (softmax, plain)), strict=True):
-            got, want = (got(d)[0], want(d)[0]) if callable(got) else (got, want)
-            np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+    shapes = [(2, 2, 6, 4), (2, 2, 5, 4), (2, 2, 5, 4), (1, 2, 6, 5), (2, 1, 6, 5)]
+    q, k, v, *terms = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes)
+    keep = jnp.asarray(rng.integers(0, 2, (2, 2, 6, 5)), jnp.float32) * 2 if dropped else None
+
+    def plain(q: jax.Array, k: jax.Array, v: jax.Array, terms: tuple) -> jax.Array:
+        p = jnp.exp(jnp.einsum('BGMK,BGSK->BGMS', q, k) + terms[0] + terms[1])
+        p = p / p.sum(-1, keepdims=True)
+        return (p if keep is None else p * keep) @ v
+
+    arguments = q, k, v, tuple(terms)
+    got, got_vjp = jax.vjp(lambda *a: attend(*a, keep), *arguments)
+    want, want_vjp = jax.vjp(plain, *arguments)
+    do = jnp.asarray(rng.standard_normal(want.shape), jnp.float32)
+    got, want = (jax.tree.leaves((x, vjp(do))) for x, vjp in ((got, got_vjp), (want, want_vjp)))
+    for x, y in zip(got, want, strict=True):
+        np.testing.assert_allclose(x, y, **CLOSE)
 
 
 @pytest.mark.parametrize(
