@@ -54,7 +54,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     config[last] = _read(text, known[key], key)
 
 
-def flatten(config: Mapping, prefix: str = '') -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping | ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:
     """Yields (dotted key, value) for every leaf of a ConfigDict or nested dict."""
     for key, value in config.items():
         if isinstance(value, ConfigDict | dict) and len(value):
@@ -68,7 +68,7 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(to_dict(config), indent=2) + '\n'
 
 
-def to_dict(config: Mapping) -> dict[str, Any]:
+def to_dict(config: Mapping | ConfigDict) -> dict[str, Any]:
     """A plain nested dict as JSON would give it back: tuples as lists, order kept."""
     return json.loads(json.dumps(_plain(config)))
 
@@ -90,7 +90,7 @@ def read_json(path: str | os.PathLike) -> ConfigDict:
         ) from e
 
 
-def diff(old: Mapping, new: Mapping) -> list[str]:
+def diff(old: Mapping | ConfigDict, new: Mapping | ConfigDict) -> list[str]:
     """One line per leaf that differs: `key: old -> new`."""
     a, b = dict(flatten(to_dict(old))), dict(flatten(to_dict(new)))
     keys = [*a, *(k for k in b if k not in a)]

@@ -1,7 +1,8 @@
-"""Additive metrics: (total, weight) pairs that are summed everywhere and divided once, at the end."""
+"""Additive metrics: (total, weight) pairs, summed everywhere and divided once, at the end."""
 
 import flax.struct
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -9,8 +10,8 @@ from jaxtyping import Array, Float
 class Mean:
     """A weighted mean that is still a sum, so packing, padding and accumulation stay exact."""
 
-    total: Float[Array, ''] | float
-    weight: Float[Array, ''] | float
+    total: Float[Array | np.ndarray, ''] | float
+    weight: Float[Array | np.ndarray, ''] | float
 
     @classmethod
     def of(cls, values: Float[Array, '*s'], weights: Float[Array, '*s'] | None = None) -> 'Mean':

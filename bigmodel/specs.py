@@ -125,7 +125,8 @@ def _types(annotation: Any) -> tuple[Any, ...]:
     if annotation is inspect.Parameter.empty:
         return (Any,)
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return tuple(t for a in typing.get_args(annotation) for t in _types(a))
+        members = tuple(t for a in typing.get_args(annotation) for t in _types(a))
+        return tuple(t for t in members if t is not Any) or (Any,)  # a spec holds no arrays
     if annotation is type(None):
         return (None,)
     if typing.get_origin(annotation) in (tuple, list):

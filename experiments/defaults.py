@@ -88,5 +88,5 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def evaluation(split: str, every: int = 200, batches: int = 0) -> ConfigDict:
-    """An entry of `evals`: every so many steps and at the end, on `batches` spread ones (0: all)."""
+    """An entry of `evals`: every so many steps and at the end, on some batches (0: all)."""
     return ConfigDict({'split': split, 'every': every, 'batches': batches})

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         path = pathlib.Path(args.train_bpe)
         if path.suffix != '.json':
             raise UserError(f'--train_bpe={path} must end in .json')
-        train_bpe(build_source(config.data, 'train'), args.vocab_size, path)
+        train_bpe(build_source(config.data, 'train'), args.vocab_size, str(path))
         print(f'wrote {path}; use it with --config.data.tokenizer=\'hf("{path}")\'')
         return 0
     named = [s for s in args.splits.split(',') if s]

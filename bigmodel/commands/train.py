@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args)
     where = workdir(args, config)
     arms = {config.name: (where, config)} | {
-        name: (where.with_name(f'{where.name}-{name}'), arm)
+        arm.name: (where.with_name(f'{where.name}-{name}'), arm)
         for name, arm in baselines(config).items()
     }
     devices.configure(config.sharding.host_devices, config.data.batch_size // config.accumulate)

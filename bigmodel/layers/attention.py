@@ -87,7 +87,7 @@ class Attention(nn.Module):
         )
 
     def _remember(self, k_BLGK: Array, v_BLGK: Array, context: Context) -> tuple[Array, Array]:
-        """Writes keys and values to the cache and returns all of it; without a cache, its inputs."""
+        """Writes keys and values to the cache and returns it all; without a cache, its inputs."""
         if not self.is_mutable_collection('cache'):
             return k_BLGK, v_BLGK
         B, _, G, K = k_BLGK.shape

@@ -14,7 +14,7 @@ Init = Callable[[str, int], float]
 
 @dataclasses.dataclass(frozen=True)
 class GPT2:
-    """std 0.02 everywhere, residual projections divided by √(2·depth) (Radford et al. 2019, §2.3)."""
+    """std 0.02, for residual projections divided by √(2·depth) (Radford et al. 2019, §2.3)."""
 
     depth: int
     std: float = 0.02

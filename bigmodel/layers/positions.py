@@ -89,7 +89,7 @@ class Alibi(Position):
 
 
 class T5(Position):
-    """Adds a learned scalar for each head and bucket of relative distance (Raffel et al. 2019, §2.1).
+    """Adds a learned scalar for each head and bucket of distance (Raffel et al. 2019, §2.1).
 
     Half of the buckets are exact distances, the rest grow logarithmically to `max_distance`; the
     table is shared by all layers, as in the paper.
@@ -151,7 +151,7 @@ def sinusoids(pos: Int[Array, 'P L'], width: int, base: float) -> Float[Array, '
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """2^(−8i/n) for i = 1..n; for other than powers of two, interleaved as the paper's code does."""
+    """2^(−8i/n) for i = 1..n; other than powers of two interleave, as in the paper's code."""
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
     finer = [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * power, 2)]

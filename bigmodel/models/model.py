@@ -146,10 +146,9 @@ def _block(
             f'model.head_dim={model.head_dim} is odd'
         )
     ffn = bind(FFNS, model.ffn, 'model.ffn', dropout=model.dropout, **known)
-    make_block = bind(
+    return bind(
         BLOCKS, model.block, 'model.block', mixer=partial(mixer, kernel=kernel), ffn=ffn, norm=norm
     )
-    return make_block
 
 
 def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Callable[..., nn.Module]:

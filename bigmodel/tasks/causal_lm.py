@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from bigmodel.metrics import Mean, Metrics
 from bigmodel.tasks.losses import cross_entropy
-from bigmodel.tasks.task import Batch, ModelFn
+from bigmodel.tasks.task import Batch, ModelFn, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLM:
+class CausalLM(Task):
     """Predicts each token from those before it in its document (Radford et al. 2018).
 
     A row of L+1 tokens gives L predictions; the first token of a document is not predicted.
@@ -21,7 +21,6 @@ class CausalLM:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     extra_tokens = 1
-    labelled = False
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         tokens, positions, segments = batch['tokens'], batch.get('positions'), batch.get('segments')

@@ -7,18 +7,17 @@ import jax.numpy as jnp
 
 from bigmodel.metrics import Mean, Metrics
 from bigmodel.tasks.losses import cross_entropy
-from bigmodel.tasks.task import Batch, ModelFn
+from bigmodel.tasks.task import Batch, ModelFn, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class Classification(Task):
     """Predicts a row's label; rows with a negative label do not count.
 
     Metrics: `loss` (nats a row, smoothed), `nll` (nats a row), `accuracy`.
     """
 
     label_smoothing: float = 0.0
-    extra_tokens = 0
     labelled = True
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:

@@ -1,7 +1,6 @@
 """What a task is."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import jax
 from jaxtyping import Array
@@ -9,30 +8,20 @@ from jaxtyping import Array
 from bigmodel.metrics import Metrics
 
 Batch = Mapping[str, Array]
+# The model with its parameters bound: (tokens, positions, segments, dropout_key) -> outputs.
+ModelFn = Callable[..., Array]
 
 
-class ModelFn(Protocol):
-    """The model with its parameters bound."""
-
-    def __call__(
-        self,
-        tokens: Array,
-        positions: Array | None = None,
-        segments: Array | None = None,
-        dropout_key: jax.Array | None = None,
-    ) -> Array:
-        """The head's outputs."""
-
-
-class Task(Protocol):
+class Task:
     """Turns a batch into metrics, one of which, 'loss', is minimised.
 
     `extra_tokens` is how many tokens past the sequence length a row holds (and shares with the
     next row); `labelled` says whether rows need a label.
     """
 
-    extra_tokens: int
-    labelled: bool
+    extra_tokens = 0
+    labelled = False
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         """Metrics of `batch`; dropout is on exactly when `dropout_key` is given."""
+        raise NotImplementedError

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 from optax import contrib
 
 from bigmodel import params as params_lib
@@ -27,25 +28,26 @@ from bigmodel.training.schedules import SCHEDULES
 
 HParams = dict[str, Any]
 Direction = optax.GradientTransformation
+Scalar = float | Float[Array, '']  # a float in a spec, an array inside the step
 
 
-def adamw(axes: Any, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8) -> Direction:
+def adamw(axes: Any, *, b1: Scalar = 0.9, b2: Scalar = 0.95, eps: Scalar = 1e-8) -> Direction:
     """Adam's direction (Kingma & Ba 2015; decay decoupled as in Loshchilov & Hutter 2019)."""
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
 
-def lion(axes: Any, *, b1: float = 0.9, b2: float = 0.99) -> Direction:
+def lion(axes: Any, *, b1: Scalar = 0.9, b2: Scalar = 0.99) -> Direction:
     """The sign of an interpolated momentum (Chen et al. 2023); wants a smaller learning rate."""
     return optax.scale_by_lion(b1=b1, b2=b2)
 
 
-def sgd(axes: Any, *, momentum: float = 0.9, nesterov: bool = False) -> Direction:
+def sgd(axes: Any, *, momentum: Scalar = 0.9, nesterov: bool = False) -> Direction:
     """Gradient descent with momentum."""
     return optax.trace(decay=momentum, nesterov=nesterov)
 
 
 def adafactor(
-    axes: Any, *, decay_rate: float = 0.8, clipping: float = 1.0, min_dim: int = 128
+    axes: Any, *, decay_rate: Scalar = 0.8, clipping: Scalar = 1.0, min_dim: int = 128
 ) -> Direction:
     """Factored second moments (Shazeer & Stern 2018), updates clipped to RMS `clipping`."""
     factored = optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=min_dim)
@@ -55,11 +57,11 @@ def adafactor(
 def muon(
     axes: Any,
     *,
-    beta: float = 0.95,
-    rms: float = 0.2,
-    b1: float = 0.9,
-    b2: float = 0.95,
-    eps: float = 1e-8,
+    beta: Scalar = 0.95,
+    rms: Scalar = 0.2,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.95,
+    eps: Scalar = 1e-8,
 ) -> Direction:
     """Orthogonalised momentum for the matrices of blocks (Jordan et al. 2024), Adam for the rest.
 
@@ -172,7 +174,7 @@ def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]
 
 
 def _split(part: functools.partial) -> tuple[Callable, dict[str, jax.Array]]:
-    """A part with its static arguments bound, and its numeric ones as arrays, defaults filled in."""
+    """A part with its static arguments bound, and its numeric ones (or defaults) as arrays."""
     known = inspect.signature(part.func).parameters.values()
     values = {p.name: p.default for p in known if p.kind is p.KEYWORD_ONLY} | part.keywords
     values = {k: v for k, v in values.items() if k not in ('axes', 'step', 'num_steps')}
@@ -206,7 +208,7 @@ def _matrix_dims(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | optax.
     return contrib.MuonDimensionNumbers((1,), tuple(range(2, len(axes))))
 
 
-def _scale_to_rms(dims: Any, rms: float) -> Direction:
+def _scale_to_rms(dims: Any, rms: Scalar) -> Direction:
     def scale(update: Any, dim: contrib.MuonDimensionNumbers) -> Any:
         rows = math.prod(update.shape[d] for d in dim.reduction_axis)
         columns = math.prod(update.shape[d] for d in dim.output_axis)

@@ -11,23 +11,39 @@ Step = Int[Array, '']
 Multiplier = Float[Array, '']
 
 
-def constant(step: Step, num_steps: Step, *, warmup_steps: int = 0) -> Multiplier:
+def constant(
+    step: Step, num_steps: Multiplier, *, warmup_steps: int | Multiplier = 0
+) -> Multiplier:
     """1 after a linear warm-up."""
     return _warmup(step, warmup_steps)
 
 
-def linear(step: Step, num_steps: Step, *, warmup_steps: int = 0, final: float = 0.0) -> Multiplier:
+def linear(
+    step: Step,
+    num_steps: Multiplier,
+    *,
+    warmup_steps: int | Multiplier = 0,
+    final: float | Multiplier = 0.0,
+) -> Multiplier:
     """Linear decay from 1 to `final` at the last step."""
     return _warmup(step, warmup_steps) * (1 + (final - 1) * _after(step, warmup_steps, num_steps))
 
 
-def cosine(step: Step, num_steps: Step, *, warmup_steps: int = 0, final: float = 0.1) -> Multiplier:
+def cosine(
+    step: Step,
+    num_steps: Multiplier,
+    *,
+    warmup_steps: int | Multiplier = 0,
+    final: float | Multiplier = 0.1,
+) -> Multiplier:
     """Half a cosine from 1 to `final` (Loshchilov & Hutter 2017, without restarts)."""
     decay = 0.5 * (1 + jnp.cos(jnp.pi * _after(step, warmup_steps, num_steps)))
     return _warmup(step, warmup_steps) * (final + (1 - final) * decay)
 
 
-def inverse_sqrt(step: Step, num_steps: Step, *, warmup_steps: int = 1000) -> Multiplier:
+def inverse_sqrt(
+    step: Step, num_steps: Multiplier, *, warmup_steps: int | Multiplier = 1000
+) -> Multiplier:
     """√(warmup/step) after the warm-up (Vaswani et al. 2017, §5.3, with a peak of 1)."""
     warm = jnp.maximum(jnp.asarray(warmup_steps, jnp.float32), 1)
     return jnp.minimum((step + 1) / warm, jnp.sqrt(warm / (step + 1)))
@@ -35,11 +51,11 @@ def inverse_sqrt(step: Step, num_steps: Step, *, warmup_steps: int = 1000) -> Mu
 
 def wsd(
     step: Step,
-    num_steps: Step,
+    num_steps: Multiplier,
     *,
-    warmup_steps: int = 0,
-    decay_steps: int = 0,
-    final: float = 0.0,
+    warmup_steps: int | Multiplier = 0,
+    decay_steps: int | Multiplier = 0,
+    final: float | Multiplier = 0.0,
 ) -> Multiplier:
     """Warm-up, stable, then linear decay in the last `decay_steps` (Hu et al. 2024).
 
@@ -59,11 +75,11 @@ SCHEDULES = {
 }
 
 
-def _warmup(step: Step, warmup_steps: int | Step) -> Multiplier:
+def _warmup(step: Step, warmup_steps: int | Multiplier) -> Multiplier:
     return jnp.minimum((step + 1) / jnp.maximum(jnp.asarray(warmup_steps, jnp.float32), 1), 1)
 
 
-def _after(step: Step, warmup_steps: int | Step, num_steps: Step) -> Multiplier:
+def _after(step: Step, warmup_steps: int | Multiplier, num_steps: Multiplier) -> Multiplier:
     """How much of the time after warm-up has passed, 0 to 1."""
     length = jnp.maximum(jnp.asarray(num_steps - warmup_steps, jnp.float32), 1)
     return jnp.clip((step + 1 - warmup_steps) / length, 0, 1)

@@ -6,7 +6,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Int
 
 from bigmodel import params as params_lib
 from bigmodel.models.model import Model, init_params
@@ -16,9 +15,12 @@ from bigmodel.training.optimizers import HParams, Optimizer
 
 @flax.struct.dataclass
 class State:
-    """All that a step reads and writes; `step` counts finished updates."""
+    """All that a step reads and writes; `step` (int32) counts finished updates.
 
-    step: Int[Array, '']
+    Its leaves are arrays, or their shapes, or their shardings.
+    """
+
+    step: Any
     params: Any
     opt_state: Any
 

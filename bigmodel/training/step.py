@@ -1,4 +1,4 @@
-"""The training step: (state, batch, hparams) -> (state, metrics). Pure; one builder for all tasks."""
+"""The training step: (state, batch, hparams) -> (state, metrics). Pure; one builder for all."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -64,7 +64,7 @@ def make_loss_fn(model: Model, task: Task) -> LossFn:
 def gradients(
     loss_fn: LossFn, params: Any, batch: Batch, key: jax.Array | None, accumulate: int
 ) -> tuple[Any, Metrics]:
-    """The gradient of the mean loss over the whole batch, exact for any padding and accumulation."""
+    """The gradient of the batch's mean loss, exact for any padding and accumulation."""
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if accumulate == 1:
         grads, metrics = grad_fn(params, batch, key)

@@ -1,0 +1,108 @@
+"""The commands do what they say, on a run of a few steps."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from bigmodel.commands.main import COMMANDS, main
+from tests.commands.conftest import ROOT, base
+
+
+def test_help_lists_every_command_with_an_example_and_imports_no_jax():
+    code = (
+        'import sys; from bigmodel.commands.main import main\n'
+        'try: main(["--help"])\n'
+        'except SystemExit: pass\n'
+        'assert "jax" not in sys.modules and "numpy" not in sys.modules'
+    )
+    out = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name, (line, example) in COMMANDS.items():
+        assert name in out and line in out and example in out
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_explains_its_options(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command, '--help'])
+    assert done.value.code == 0
+    assert 'example: python launch.py' in capsys.readouterr().out
+
+
+def test_bench_prints_one_json_object(text, capsys):
+    assert main(['bench', *base(text), '--steps=3']) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures) == {
+        'config',
+        'tokens_per_second',
+        'step_ms',
+        'first_step_seconds',
+        'compile_seconds',
+        'peak_memory_bytes',
+        'num_params',
+        'flops_per_token',
+        'mfu',
+        'kernel',
+        'devices',
+    }
+    assert figures['tokens_per_second'] > 0 and figures['mfu'] is None
+    assert figures['step_ms']['p10'] <= figures['step_ms']['median'] <= figures['step_ms']['p90']
+
+
+def test_show_prints_config_parameters_and_cost(text, capsys):
+    assert main(['show', *base(text)]) == 0
+    out = capsys.readouterr().out
+    assert 'model.head_dim = 8' in out
+    assert 'backbone/layers/block_0/mixer/q/weight' in out
+    assert 'FLOPs a token' in out
+
+
+def test_evaluate_repeats_the_last_evaluation_of_the_run(finished_run, capsys):
+    assert main(['evaluate', f'--workdir={finished_run}', '--batches=1']) == 0
+    values = json.loads(capsys.readouterr().out)
+    result = json.loads((finished_run / 'result.json').read_text())['metrics']['validation']
+    assert values['step'] == 2
+    for key in ('loss', 'accuracy', 'bits_per_byte'):
+        assert values[key] == result[key]
+
+
+def test_generate_is_a_function_of_its_seed(finished_run, capsys):
+    def sample(seed: int) -> str:
+        argv = ['generate', f'--workdir={finished_run}', '--prompt=the ', '--max_tokens=20']
+        assert main([*argv, f'--seed={seed}']) == 0
+        return capsys.readouterr().out
+
+    assert sample(1) == sample(1) != sample(2)
+    assert sample(1).startswith('the ')
+
+
+def test_prepare_says_what_is_there_and_trains_a_tokenizer(text, tmp_path, capsys):
+    cache = f'--config.data.cache_dir={tmp_path / "cache"}'
+    assert main(['prepare', *base(text), cache]) == 0
+    assert 'train: prepared' in capsys.readouterr().out
+    assert main(['prepare', *base(text), cache]) == 0
+    assert 'train: already there' in capsys.readouterr().out
+    bpe = tmp_path / 'bpe.json'
+    argv = ['prepare', *base(text), cache, f'--train_bpe={bpe}', '--vocab_size=300']
+    assert main(argv) == 0
+    assert json.loads(bpe.read_text())['model']['type'] == 'BPE'
+    tokens = f'--config.data.tokenizer=hf("{bpe}")'
+    assert main(['train', *base(text), cache, tokens, f'--workdir={tmp_path / "run"}']) == 0
+
+
+def test_baselines_are_runs_beside_the_run(text, finished_run, tmp_path, capsys):
+    changes = [
+        f'--config.init_from.path={finished_run}',
+        "--config.baselines=('scratch: init_from.path= num_steps=1',)",
+    ]
+    run = tmp_path / 'tuned'
+    assert main(['train', *base(text), *changes, f'--workdir={run}']) == 0
+    out = capsys.readouterr().out
+    scratch = pathlib.Path(f'{run}-scratch')
+    assert json.loads((scratch / 'result.json').read_text())['steps'] == 1
+    table = out[out.rindex('\nvalidation ') :]
+    assert 'quickstart ' in table and 'quickstart-scratch' in table
