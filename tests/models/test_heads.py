@@ -1,0 +1,98 @@
+"""Heads: tied and untied logits, pools that ignore padding, a classifier that starts at zero."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from bigmodel.errors import UserError
+from bigmodel.models.heads import HEADS, POOLS
+from bigmodel.models.model import Model, apply, init_params
+from tests.small import (
+    forward,
+    quick_jit,
+    random_params,
+    random_tokens,
+    slots,
+    small_model,
+    unboxed_shapes,
+)
+
+LENGTH, LABELS = 12, 3
+# Two layers of float32 sums in another order.
+CLOSE = {'rtol': 1e-4, 'atol': 1e-4}
+
+
+def residual(model: Model, params: Any, tokens: jax.Array) -> jax.Array:
+    """What the backbone hands to the head."""
+    run = nn.apply(lambda m: m.backbone(tokens), model)
+    return quick_jit(lambda p: run({'params': p}))(params)
+
+
+def test_tied_logits_are_products_with_the_token_table() -> None:
+    model = small_model(LENGTH, head='lm(tied=True)')
+    params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
+    assert 'head' not in params
+    want = residual(model, params, tokens) @ params['backbone']['tokens']['table'].T
+    np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, tokens))(params), want, **CLOSE)
+
+
+def test_untied_logits_have_their_own_weight() -> None:
+    model = small_model(LENGTH, head='lm(tied=False)')
+    params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
+    want = residual(model, params, tokens) @ params['head']['out']['weight']
+    np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, tokens))(params), want, **CLOSE)
+
+
+@pytest.mark.parametrize('pool', POOLS)
+def test_pools_ignore_padding(pool: str) -> None:
+    model = small_model(LENGTH, LABELS, mask='full', head=f'classifier(pool={pool!r})')
+    params, tokens = random_params(model), random_tokens(2, LENGTH)
+    segments = np.array([[1] * 12, [1] * 7 + [0] * 5])
+    changed = tokens.copy()
+    changed[1, 7:] = (changed[1, 7:] + 1) % 32
+    run = lambda t: forward(model)(params, jnp.asarray(t), slots_, jnp.asarray(segments))  # noqa: E731
+    slots_ = jnp.asarray(slots(2, LENGTH))
+    got, other = run(tokens), run(changed)
+    assert got.shape == (2, LABELS)
+    np.testing.assert_allclose(got, other, rtol=1e-6, atol=1e-6)
+    changed[1, 0 if pool == 'first' else 6] = (tokens[1, 0 if pool == 'first' else 6] + 1) % 32
+    assert np.abs(run(changed)[1] - got[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize('pool', POOLS)
+def test_pool_is_the_vector_it_names(pool: str) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 5, 4)).astype(np.float32)
+    here = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], np.float32)
+    got = POOLS[pool](jnp.asarray(x), jnp.asarray(here))
+    want = {
+        'mean': [x[0].mean(0), x[1, :2].mean(0), 0 * x[2, 0]],
+        'last': [x[0, 4], x[1, 1], x[2, 0]],
+        'first': [x[0, 0], x[1, 0], x[2, 0]],
+    }
+    np.testing.assert_allclose(got, want[pool], rtol=1e-6, atol=1e-7)
+
+
+def test_classifier_starts_at_zero() -> None:
+    model = small_model(LENGTH, LABELS, mask='full', head='classifier')
+    params = nn.unbox(quick_jit(lambda: init_params(model, jax.random.key(0)))())
+    assert params['head']['out']['weight'].shape == (16, LABELS)
+    tokens = jnp.asarray(random_tokens(2, LENGTH))
+    assert not quick_jit(lambda p: apply(model, p, tokens))(params).any()
+
+
+def test_unknown_pool_names_the_nearest() -> None:
+    model = small_model(LENGTH, LABELS, head='classifier(pool="men")')
+    with pytest.raises(UserError, match="Did you mean 'mean'"):
+        unboxed_shapes(model)
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_heads_answer_in_float32(name: str) -> None:
+    model = small_model(LENGTH, LABELS, head=name, dtype='bfloat16')
+    tokens = jnp.zeros((1, LENGTH), jnp.int32)
+    out = jax.eval_shape(lambda p: apply(model, p, tokens), unboxed_shapes(model))
+    assert out.dtype == jnp.float32

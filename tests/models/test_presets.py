@@ -1,0 +1,100 @@
+"""Sizes against published parameter counts; the golden table of the default model."""
+
+import jax
+import pytest
+
+from bigmodel import params as params_lib
+from bigmodel.errors import UserError
+from bigmodel.models import presets
+from bigmodel.models.counts import flops_per_token
+from bigmodel.models.model import build_model
+from bigmodel.models.presets import PRESETS
+from bigmodel.training.state import abstract_params
+from experiments import defaults
+from tests.golden import make_tiny_parameters
+
+# Size -> (vocabulary, context, parameters): of the released GPT-2 checkpoints, Llama 7B and
+# Llama 3.2 1B. Rows of our own are held by the golden table and by their order.
+PUBLISHED = {
+    'gpt2-124m': (50257, 1024, 124_439_808),
+    'gpt2-355m': (50257, 1024, 354_823_168),
+    'gpt2-774m': (50257, 1024, 774_030_080),
+    'gpt2-1558m': (50257, 1024, 1_557_611_200),
+    'llama-7b': (32000, 2048, 6_738_415_616),
+    'llama-1b': (128256, 2048, 1_235_814_400),
+}
+OURS = ('tiny', 'mini', 'small')
+
+
+def boxed_params(size: str, vocab_size: int, seq_len: int) -> tuple:
+    config = defaults.get_config()
+    config.model.size = size
+    config.model.vocab_size = vocab_size
+    presets.resolve(config.model, seq_len)
+    return config.model, abstract_params(build_model(config.model, 64, 0, 'cpu'))
+
+
+def test_every_size_is_published_or_ours() -> None:
+    assert set(PUBLISHED) | set(OURS) == set(PRESETS)
+
+
+@pytest.mark.parametrize('size', PUBLISHED)
+def test_parameter_count_is_the_published_one(size: str) -> None:
+    vocab_size, context, count = PUBLISHED[size]
+    assert params_lib.count(boxed_params(size, vocab_size, context)[1]) == count
+
+
+def test_tiny_is_about_a_million_and_ours_grow() -> None:
+    counts = [params_lib.count(boxed_params(size, 256, 256)[1]) for size in OURS]
+    assert 0.5e6 < counts[0] < 2e6
+    assert counts == sorted(counts)
+
+
+def test_table_of_the_default_model_is_golden() -> None:
+    """Paths are API: checkpoints, regex lists. To change them on purpose, write the file again."""
+    assert make_tiny_parameters.table() == make_tiny_parameters.PATH.read_text()
+
+
+@pytest.mark.parametrize('size', PRESETS)
+def test_entries_of_a_size_can_be_overridden(size: str) -> None:
+    config = defaults.get_config()
+    config.model.update({'size': size, 'depth': 3, 'num_kv_heads': 1, 'position': 'alibi'})
+    presets.resolve(config.model, 77)
+    model = config.model
+    assert (model.depth, model.num_kv_heads, model.position) == (3, 1, 'alibi')
+    assert (model.width, model.max_length) == (PRESETS[size]['width'], 77)
+    assert model.head_dim == model.width // model.num_heads
+
+
+def test_head_dim_need_not_divide_the_width_when_it_is_given() -> None:
+    config = defaults.get_config()
+    config.model.update({'width': 100, 'num_heads': 3, 'head_dim': 8})
+    presets.resolve(config.model, 16)
+    boxed = abstract_params(build_model(config.model, 64, 0, 'cpu'))
+    mixer = boxed['backbone']['layers']['block_0']['mixer']
+    assert mixer['q']['weight'].value.shape == (4, 100, 3, 8)
+
+
+def test_a_head_count_of_zero_ways_is_refused() -> None:
+    config = defaults.get_config()
+    config.model.num_heads = -4
+    with pytest.raises(UserError, match='num_heads must not be negative'):
+        presets.resolve(config.model, 16)
+
+
+def test_flops_are_six_a_weight_and_twelve_for_attention() -> None:
+    """Chowdhery et al. 2022, appendix B, by hand for GPT-2 124M; its tied table counts once."""
+    model, boxed = boxed_params('gpt2-124m', 50257, 1024)
+    weights = 12 * 12 * 768**2 + 50257 * 768
+    assert flops_per_token(model, boxed, 1024) == 6 * weights + 12 * 12 * 768 * 1024
+
+
+def test_flops_of_an_untied_head_count_its_own_weight() -> None:
+    model, boxed = boxed_params('llama-7b', 32000, 2048)
+    weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 4096 * 32000
+    assert flops_per_token(model, boxed, 2048) == 6 * weights + 12 * 32 * 4096 * 2048
+
+
+def test_nothing_is_computed_for_a_table() -> None:
+    leaves = jax.tree.leaves(boxed_params('llama-7b', 32000, 2048)[1])
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
