@@ -64,12 +64,12 @@ def flatten(config: Mapping | ConfigDict, prefix: str = '') -> Iterator[tuple[st
 
 
 def to_json(config: ConfigDict) -> str:
-    """The config as readable JSON, keys in the order of defaults.py (tuples become lists)."""
+    """The config as readable JSON, keys sorted (tuples become lists)."""
     return json.dumps(to_dict(config), indent=2) + '\n'
 
 
 def to_dict(config: Mapping | ConfigDict) -> dict[str, Any]:
-    """A plain nested dict as JSON would give it back: tuples as lists, order kept."""
+    """A plain nested dict as JSON would give it back: tuples as lists."""
     return json.loads(json.dumps(_plain(config)))
 
 
@@ -81,7 +81,10 @@ def from_dict(plain: Mapping[str, Any]) -> ConfigDict:
 def read_json(path: str | os.PathLike) -> ConfigDict:
     """Reads a run's config.json; raises UserError when it is missing or damaged."""
     try:
-        return from_dict(json.loads(pathlib.Path(path).read_text()))
+        plain = json.loads(pathlib.Path(path).read_text())
+        if not isinstance(plain, dict):
+            raise TypeError('it holds no keys')
+        return from_dict(plain)
     except FileNotFoundError:
         raise UserError(f'{path} does not exist: this is not a run directory') from None
     except (json.JSONDecodeError, TypeError, AttributeError, UnicodeDecodeError) as e:

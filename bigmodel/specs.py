@@ -35,7 +35,8 @@ def parse(text: str, slot: str = 'spec') -> Spec:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             args = tuple(ast.literal_eval(a) for a in node.args)
             kwargs = {k.arg: ast.literal_eval(k.value) for k in node.keywords}
-            if None not in kwargs:
+            # Python only refuses `**` and repeated names when it runs them, which is never.
+            if None not in kwargs and len(kwargs) == len(node.keywords):
                 return Spec(node.func.id, args, kwargs)
     except (SyntaxError, ValueError, TypeError):
         pass
@@ -117,8 +118,14 @@ def _checked(value: Any, parameter: inspect.Parameter, what: str) -> Any:
             return value
         if typing.get_origin(kind) is typing.Literal and value in typing.get_args(kind):
             return value
-    names = ' or '.join(getattr(k, '__name__', str(k)) for k in allowed)
+    names = ' or '.join(n for kind in allowed for n in _names(kind))
     raise UserError(f'{what}: expected {names}, got {value!r}')
+
+
+def _names(kind: Any) -> list[str]:
+    if typing.get_origin(kind) is typing.Literal:
+        return [repr(choice) for choice in typing.get_args(kind)]
+    return [getattr(kind, '__name__', str(kind))]
 
 
 def _types(annotation: Any) -> tuple[Any, ...]:
