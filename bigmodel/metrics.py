@@ -1,8 +1,9 @@
 """Additive metrics: (total, weight) pairs, summed everywhere and divided once, at the end."""
 
+from typing import Any
+
 import flax.struct
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -10,8 +11,8 @@ from jaxtyping import Array, Float
 class Mean:
     """A weighted mean that is still a sum, so packing, padding and accumulation stay exact."""
 
-    total: Float[Array | np.ndarray, ''] | float
-    weight: Float[Array | np.ndarray, ''] | float
+    total: Any  # float32 scalars; abstract while shapes are computed
+    weight: Any
 
     @classmethod
     def of(cls, values: Float[Array, '*s'], weights: Float[Array, '*s'] | None = None) -> 'Mean':

@@ -3,7 +3,7 @@
     python launch.py                                             # the checkpoint to start from
     python launch.py --config=experiments/quickstart_finetune.py
 
-Reads 256 bytes of a module and names its group (asyncio's and threading's group, the mail group,
+Reads 128 bytes of a module and names its group (asyncio's and threading's group, the mail group,
 …; 14 labels). The checkpoint of the quickstart is fine-tuned, and the same model is trained from
 scratch with the same budget.
 """
@@ -19,7 +19,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.task = 'classification'
     c.num_steps = 150
     c.data.packing = 'windows'
-    c.data.seq_len, c.data.batch_size = 256, 16
+    c.data.seq_len, c.data.batch_size = 128, 16
     c.model.head = 'classifier(pool="mean")'
     c.optimizer.learning_rate = 1e-3
     c.schedule = 'cosine(warmup_steps=15)'

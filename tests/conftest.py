@@ -36,3 +36,8 @@ def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib
         del os.environ['XDG_CACHE_HOME']
     else:
         os.environ['XDG_CACHE_HOME'] = before
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--golden` writes golden files anew instead of only comparing."""
+    parser.addoption('--golden', action='store_true', help='write golden files anew')

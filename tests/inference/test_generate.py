@@ -1,0 +1,90 @@
+"""Generation with the cache is generation without it, and draws from what it says."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel.data.plain_tokenizers import ByteTokenizer
+from bigmodel.errors import UserError
+from bigmodel.inference.generate import Sampling, generate, generate_tokens, sample
+from bigmodel.layers.masks import MASKS
+from bigmodel.layers.positions import POSITIONS
+from bigmodel.models.model import apply
+from tests.small import VOCAB, random_params, small_model
+
+PROMPT, NEW = 5, 7
+CAUSAL = {'causal': {}, 'window(3)': {}, 'pattern': {'pattern': ('window(2)', 'causal')}}
+
+
+def test_every_mask_is_tried_or_not_causal():
+    assert {name.partition('(')[0] for name in CAUSAL} - {'pattern'} == set(MASKS) - {'full'}
+
+
+@pytest.mark.parametrize('mask', CAUSAL)
+@pytest.mark.parametrize('position', POSITIONS)
+def test_the_cache_gives_the_tokens_of_full_recomputation(position, mask):
+    spec = {'mask': mask} if mask != 'pattern' else CAUSAL[mask]
+    model = small_model(PROMPT + NEW, position=position, **spec)
+    params = random_params(model)
+    prompt = jax.random.randint(jax.random.key(0), (2, PROMPT), 0, VOCAB)
+    greedy = Sampling(NEW, temperature=0.0)
+    cached = generate_tokens(model, params, prompt, greedy, VOCAB)
+
+    forward = jax.jit(functools.partial(apply, model))
+    tokens = np.zeros((2, PROMPT + NEW), np.int32)
+    tokens[:, :PROMPT] = prompt
+    for at in range(PROMPT, PROMPT + NEW):  # a causal model does not see what is not yet there
+        logits = forward(params, jnp.asarray(tokens))
+        tokens[:, at] = np.argmax(logits[:, at - 1], -1)
+    assert cached.tolist() == tokens[:, PROMPT:].tolist()
+
+
+LOGITS = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05, 0.0001]]))
+
+
+def frequencies(sampling: Sampling, vocab_size: int = 5) -> np.ndarray:
+    draw = jax.vmap(lambda key: sample(LOGITS, sampling, vocab_size, key)[0])
+    drawn = draw(jax.random.split(jax.random.key(1), 20_000))
+    return np.bincount(drawn, minlength=5) / 20_000
+
+
+@pytest.mark.parametrize(
+    ('sampling', 'expected'),
+    [
+        (Sampling(temperature=1.0), [0.5, 0.3, 0.15, 0.05, 0]),
+        (Sampling(temperature=0.0), [1, 0, 0, 0, 0]),
+        (Sampling(temperature=1.0, top_k=2), [0.625, 0.375, 0, 0, 0]),
+        (Sampling(temperature=1.0, top_p=0.75), [0.625, 0.375, 0, 0, 0]),
+        (Sampling(temperature=1.0, top_p=0.81), [0.526, 0.316, 0.158, 0, 0]),
+        (Sampling(temperature=0.5), [0.685, 0.247, 0.062, 0.007, 0]),
+    ],
+)
+def test_tokens_are_drawn_with_the_probabilities_asked_for(sampling, expected):
+    # 20,000 draws: a standard deviation of at most 0.0036.
+    np.testing.assert_allclose(frequencies(sampling), expected, atol=0.015)
+
+
+def test_padding_of_the_vocabulary_is_never_drawn():
+    assert frequencies(Sampling(temperature=5.0), vocab_size=3)[3:].sum() == 0
+
+
+def test_text_begins_with_the_prompt_and_depends_on_the_seed():
+    model = small_model(16, vocab_size=320)
+    params = random_params(model)
+    text = functools.partial(generate, model, params, ByteTokenizer(), 'ab')
+    one = text(Sampling(8, temperature=1.0, seed=3), num_samples=2)
+    assert all(t.startswith('ab') for t in one)
+    assert one == text(Sampling(8, temperature=1.0, seed=3), num_samples=2)
+    assert one != text(Sampling(8, temperature=1.0, seed=4), num_samples=2)
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [{'max_tokens': 0}, {'temperature': -1.0}, {'top_k': -1}, {'top_p': 0.0}, {'top_p': 1.1}],
+)
+def test_a_wrong_argument_is_named(wrong):
+    with pytest.raises(UserError, match=f'--{next(iter(wrong))}'):
+        Sampling(**wrong).check()
