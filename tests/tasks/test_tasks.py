@@ -1,0 +1,235 @@
+"""Losses against PyTorch; padding and packing are exact; each task overfits one batch."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel.errors import UserError
+from bigmodel.models.model import Model
+from bigmodel.tasks.build import TASKS, build_task
+from bigmodel.tasks.losses import cross_entropy
+from bigmodel.training.optimizers import build_optimizer
+from bigmodel.training.state import State, abstract_params
+from bigmodel.training.step import make_loss_fn, make_train_step
+from tests.golden.values import golden
+from tests.small import (
+    assert_trees_close,
+    quick_jit,
+    random_params,
+    random_tokens,
+    slots,
+    small_config,
+    small_model,
+)
+
+LENGTH, LABELS = 12, 3
+# Float32 sums of at most 24 tokens through two layers, in another order.
+CLOSE = {'rtol': 1e-4, 'atol': 1e-5}
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_cross_entropy_and_its_gradient_are_pytorchs(smoothing: float) -> None:
+    values, targets = golden(f'cross_entropy/{smoothing}'), golden('cross_entropy')['targets']
+    loss, vjp = jax.vjp(lambda x: cross_entropy(x, targets, smoothing)[0], values['logits'])
+    # Golden values are float64; sums of 11 float32 exponentials.
+    np.testing.assert_allclose(loss, values['output'], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        vjp(values['cotangent'])[0], values['d_logits'], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_z_loss_is_added_as_the_square_of_log_z(smoothing: float) -> None:
+    logits, targets = golden('cross_entropy/0.0')['logits'], golden('cross_entropy')['targets']
+    plain, _, _ = cross_entropy(logits, targets, smoothing)
+    loss, nll, correct = cross_entropy(logits, targets, smoothing, 0.01)
+    log_z = np.log(np.exp(np.asarray(logits, np.float64)).sum(-1))
+    np.testing.assert_allclose(loss - plain, 0.01 * log_z**2, rtol=1e-3, atol=1e-6)
+    picked = np.take_along_axis(np.asarray(logits), np.asarray(targets)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(nll, log_z - picked, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(correct, np.argmax(logits, -1) == targets)
+
+
+def lm_batch(tokens: Any, segments: Any = None, **more: Any) -> dict[str, jax.Array]:
+    tokens = np.asarray(tokens)
+    segments = np.ones_like(tokens) if segments is None else np.asarray(segments)
+    batch = {'tokens': tokens, 'positions': slots(*tokens.shape), 'segments': segments} | more
+    return {k: jnp.asarray(v) for k, v in batch.items()}
+
+
+def classification_batch(seed: int = 0) -> dict[str, jax.Array]:
+    batch = lm_batch(random_tokens(4, LENGTH, seed))
+    return batch | {'label': jnp.array([0, 1, 2, 1])}
+
+
+def evaluated(spec: str, model: Model, params: Any, batch: dict[str, jax.Array]) -> tuple:
+    """(metrics, gradients of the mean loss)."""
+    metrics, grads = compiled(spec, model)(params, batch)
+    return {k: m.value() for k, m in metrics.items()}, grads
+
+
+@functools.cache
+def compiled(spec: str, model: Model) -> Any:
+    loss_fn = make_loss_fn(model, build_task(spec))
+
+    def run(params: Any, batch: dict[str, jax.Array]) -> tuple:
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, batch, None)
+        return metrics, jax.tree.map(lambda g: g / metrics['loss'].weight, grads)
+
+    return quick_jit(run)
+
+
+@pytest.fixture(scope='module')
+def lm() -> tuple[Model, Any]:
+    model = small_model(LENGTH)
+    return model, random_params(model)
+
+
+@pytest.fixture(scope='module')
+def classifier() -> tuple[Model, Any]:
+    model = small_model(LENGTH, LABELS, mask='full', head='classifier')
+    return model, random_params(model)
+
+
+def fixed_logits(logits: np.ndarray) -> Callable[..., jax.Array]:
+    return lambda *args: jnp.asarray(logits)
+
+
+def test_causal_lm_predicts_the_next_token_of_the_same_document() -> None:
+    tokens, logits = random_tokens(2, 6), np.random.default_rng(0).standard_normal((2, 5, 32))
+    segments = np.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
+    metrics = build_task('causal_lm')(fixed_logits(logits), lm_batch(tokens, segments), None)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    want = [
+        -log_p[b, i, tokens[b, i + 1]]
+        for b in range(2)
+        for i in range(5)
+        if segments[b, i] == segments[b, i + 1] and segments[b, i + 1] > 0
+    ]
+    assert float(metrics['nll'].weight) == len(want) == 8
+    assert metrics['nll'].value() == pytest.approx(np.mean(want), rel=1e-5)
+    assert metrics['loss'].value() == metrics['nll'].value()
+
+
+def test_causal_lm_shows_the_model_all_but_the_last_token() -> None:
+    seen = {}
+
+    def model(tokens: Any, positions: Any, segments: Any, key: Any) -> jax.Array:
+        seen.update(tokens=tokens, positions=positions, segments=segments, key=key)
+        return jnp.zeros((*tokens.shape, 32))
+
+    batch = lm_batch(random_tokens(2, 6))
+    build_task('causal_lm')(model, batch, jax.random.key(1))
+    for name in ('tokens', 'positions', 'segments'):
+        np.testing.assert_array_equal(seen[name], batch[name][:, :-1])
+    assert seen['key'] == jax.random.key(1)
+
+
+def test_rows_without_coordinates_are_one_document_each(lm: tuple) -> None:
+    tokens = random_tokens(2, LENGTH + 1)
+    bare = {'tokens': jnp.asarray(tokens)}
+    got, want = (evaluated('causal_lm', *lm, b) for b in (bare, lm_batch(tokens)))
+    assert got[0] == pytest.approx(want[0], rel=1e-5)
+
+
+def test_padding_changes_neither_loss_nor_gradients(lm: tuple) -> None:
+    tokens = random_tokens(2, LENGTH + 1)
+    segments = np.array([[1] * 13, [1] * 8 + [0] * 5])
+    padded = lm_batch(tokens, segments)
+    garbage = lm_batch(np.where(segments > 0, tokens, (tokens + 7) % 32), segments)
+    more = lm_batch(np.vstack([tokens, tokens]), np.vstack([segments, 0 * segments]))
+    want = evaluated('causal_lm(z_loss=0.01, label_smoothing=0.1)', *lm, padded)
+    for batch in (garbage, more):
+        got = evaluated('causal_lm(z_loss=0.01, label_smoothing=0.1)', *lm, batch)
+        assert got[0] == pytest.approx(want[0], rel=1e-5)
+        assert_trees_close(got[1], want[1], **CLOSE)
+
+
+def test_packed_documents_have_the_loss_and_gradients_of_separate_rows(lm: tuple) -> None:
+    a, b = random_tokens(1, 7, 1)[0], random_tokens(1, 6, 2)[0]
+    packed = lm_batch([[*a, *b]], [[1] * 7 + [2] * 6])
+    packed['positions'] = jnp.array([[*range(7), *range(6)]])
+    apart = lm_batch([[*a, *[0] * 6], [*b, *[0] * 7]], [[1] * 7 + [0] * 6, [1] * 6 + [0] * 7])
+    got, want = (evaluated('causal_lm', *lm, batch) for batch in (packed, apart))
+    assert got[0] == pytest.approx(want[0], rel=1e-5)
+    assert_trees_close(got[1], want[1], **CLOSE)
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_invalid_rows_do_not_count(name: str, lm: tuple, classifier: tuple) -> None:
+    """Rows that fill up the last batch of an evaluation."""
+    batch = (
+        lm_batch(random_tokens(4, LENGTH + 1)) if name == 'causal_lm' else classification_batch()
+    )
+    model = lm if name == 'causal_lm' else classifier
+    some = {k: v[:3] for k, v in batch.items()}
+    filled = batch | {'valid': jnp.array([1.0, 1.0, 1.0, 0.0])}
+    got, want = (evaluated(name, *model, b) for b in (filled, some))
+    assert got[0] == pytest.approx(want[0], rel=1e-5)
+    assert_trees_close(got[1], want[1], **CLOSE)
+
+
+def test_classification_is_cross_entropy_of_rows() -> None:
+    logits = np.random.default_rng(0).standard_normal((4, LABELS))
+    batch = classification_batch() | {'label': jnp.array([0, 2, -1, 1])}
+    metrics = build_task('classification(label_smoothing=0.3)')(fixed_logits(logits), batch, None)
+    log_p = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[[0, 1, 3]]
+    nll = -log_p[np.arange(3), [0, 2, 1]]
+    assert metrics['nll'].value() == pytest.approx(nll.mean(), rel=1e-5)
+    smooth = 0.7 * nll - 0.3 * log_p.mean(-1)
+    assert metrics['loss'].value() == pytest.approx(smooth.mean(), rel=1e-5)
+    right = np.argmax(log_p, -1) == [0, 2, 1]
+    assert metrics['accuracy'].value() == pytest.approx(right.mean())
+
+
+def test_unlabelled_rows_do_not_change_gradients(classifier: tuple) -> None:
+    batch = classification_batch()
+    unlabelled = batch | {'label': jnp.array([0, 1, 2, -1])}
+    some = {k: v[:3] for k, v in batch.items()}
+    got, want = (evaluated('classification', *classifier, b) for b in (unlabelled, some))
+    assert got[0] == pytest.approx(want[0], rel=1e-5)
+    assert_trees_close(got[1], want[1], **CLOSE)
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_each_task_overfits_one_batch(name: str) -> None:
+    """The real model, optimizer and step: sixty updates bring the loss near its floor."""
+    task = build_task(name)
+    shape = {'mask': 'full', 'head': 'classifier'} if task.labelled else {}
+    config = small_config(LENGTH, width=32, **shape)
+    config.num_steps = 60
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.weight_decay = 0.0
+    config.schedule = 'constant'
+    model = small_model(LENGTH, LABELS, width=32, **shape)
+    batch = classification_batch() if task.labelled else lm_batch(random_tokens(4, LENGTH + 1))
+    optimizer, hparams = build_optimizer(config, abstract_params(model))
+    params = jax.tree.map(lambda x: 0.3 * x, random_params(model))
+    state = State(jnp.int32(0), params, optimizer.init(params, hparams))
+    step = quick_jit(make_train_step(model, task, optimizer, 1, False))
+    losses = []
+    for _ in range(config.num_steps):
+        state, metrics = step(state, batch, hparams)
+        losses.append(metrics['loss'].value())
+    assert losses[0] > 0.8 * np.log(LABELS if task.labelled else 32)
+    assert losses[-1] < 0.05
+    assert metrics['accuracy'].value() == 1
+    assert int(state.step) == config.num_steps
+
+
+@pytest.mark.parametrize(
+    ('spec', 'message'),
+    [
+        ('causal', "unknown task 'causal'. Did you mean 'causal_lm'"),
+        ('causal_lm(zloss=1.0)', "has no argument 'zloss'. Did you mean 'z_loss'"),
+        ('causal_lm(z_loss="a")', 'expected float'),
+    ],
+)
+def test_bad_task_specs_are_refused(spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_task(spec)
