@@ -1,0 +1,67 @@
+"""What the README shows is true."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bigmodel.commands.main import COMMANDS
+from bigmodel.layers import positions
+from bigmodel.models.model import SLOTS, apply
+from bigmodel.training.optimizers import OPTIMIZERS
+from bigmodel.training.schedules import SCHEDULES
+from experiments import defaults
+from tests.small import VOCAB, random_params, small_model
+
+README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
+BLOCKS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+
+
+@pytest.fixture
+def kerple(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = next(b for b in BLOCKS if 'class Kerple' in b)
+    names = dict(vars(positions))
+    exec(code, names)  # the table that it writes to is the real one
+    table = names['POSITIONS']
+    monkeypatch.setattr(positions, 'POSITIONS', table)
+    yield
+    del table['kerple']
+
+
+def test_the_encoding_shown_is_the_formula_and_reaches_every_model(kerple):
+    model = small_model(position='kerple')
+    params = random_params(model)
+    names = params['backbone']['positions']
+    names['a'], names['b'] = jnp.abs(names['a']), jnp.abs(names['b'])
+    tokens = jax.random.randint(jax.random.key(0), (1, 8), 0, VOCAB)
+    logits = jax.jit(lambda p: apply(model, p, tokens))(params)
+    shifted = jax.tree.map(lambda x: x, params)
+    shifted['backbone']['positions']['a'] = names['a'] + 1
+    assert not jnp.allclose(logits, jax.jit(lambda p: apply(model, p, tokens))(shifted))
+
+
+def test_the_run_card_shown_is_a_config():
+    code = next(b for b in BLOCKS if 'def get_config' in b)
+    names: dict = {}
+    exec(code, names)
+    config = names['get_config']()
+    assert config.model.position == 'alibi'
+    assert set(config) == set(defaults.get_config())
+
+
+def test_every_choice_and_command_is_named():
+    tables = [SLOTS[s] for s in ('position', 'mask', 'mixer', 'ffn', 'norm', 'block', 'head')]
+    for name in [n for t in (*tables, OPTIMIZERS, SCHEDULES, COMMANDS) for n in t]:
+        assert f'`{name}' in README, name
+
+
+def test_every_file_of_the_reading_order_exists():
+    root = pathlib.Path(__file__).parents[1]
+    order = README[README.index('## Reading order') : README.index('Imports point')]
+    files = re.findall(r'`([\w/]+\.py)`', order)
+    assert len(files) >= 10
+    lines = sum(len((root / f).read_text().splitlines()) for f in files)
+    assert all((root / f).is_file() for f in files)
+    assert lines <= 1500
