@@ -47,6 +47,9 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `launch.py show | head`
+        sys.stdout = None
+        return 0
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
