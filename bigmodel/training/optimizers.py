@@ -127,7 +127,8 @@ class Optimizer:
         return new, state
 
     def _direction(self, hparams: HParams) -> Direction:
-        direction = self.direction(self.axes, **hparams['direction'])
+        axes = jax.tree.map(lambda t, a: a if t else (), self.trained, self.axes)
+        direction = self.direction(axes, **hparams['direction'])
         if all(jax.tree.leaves(self.trained)):
             return direction
         # Frozen parameters have no optimizer state.
@@ -199,9 +200,10 @@ def _matrix_dims(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | optax.
     """Which dims of a block's weight are inputs and outputs; a MaskedNode for everything else.
 
     Weights of blocks are stacked on 'layers'; a projection into the residual stream ends in
-    'embed' and contracts all other dims, any other one contracts 'embed' first.
+    'embed' and contracts all other dims, any other one contracts 'embed' first. Frozen parameters
+    have no axes.
     """
-    if axes[0] != 'layers' or len(axes) < 3 or 'embed' not in axes:
+    if len(axes) < 3 or axes[0] != 'layers' or 'embed' not in axes:
         return optax.MaskedNode()
     if axes[-1] == 'embed':
         return contrib.MuonDimensionNumbers(tuple(range(1, len(axes) - 1)), (len(axes) - 1,))
