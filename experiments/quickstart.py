@@ -11,11 +11,11 @@ from experiments import defaults
 def get_config(arg: str = '') -> ConfigDict:
     """A decoder of the size `tiny` on the standard library's sources, bytes as tokens."""
     c = defaults.get_config()
-    c.num_steps = 640
+    c.num_steps = 420
     c.data.seq_len, c.data.batch_size = 128, 16
     c.optimizer.name = 'muon'
     c.optimizer.learning_rate = 1e-2
     c.schedule = 'cosine(warmup_steps=30)'
-    c.evals.validation.every, c.evals.validation.batches = 160, 64
+    c.evals.validation.every, c.evals.validation.batches = 140, 32
     c.sample = 'def main('
     return c
