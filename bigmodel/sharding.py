@@ -172,13 +172,16 @@ def is_box(x: Any) -> bool:
 
 
 def _mesh_sizes(text: str, available: int) -> dict[str, int]:
-    sizes = dict.fromkeys(MESH_AXES, 1)
+    sizes, given = dict.fromkeys(MESH_AXES, 1), set()
     for part in filter(None, text.replace(' ', '').split(',')):
         axis, _, size = part.partition('=')
         if axis not in sizes:
             raise unknown('mesh axis', axis, MESH_AXES)
-        if not size.lstrip('-').isdigit() or int(size) == 0 or int(size) < -1:
+        if size != '-1' and (not size.isdecimal() or int(size) == 0):
             raise UserError(f"sharding.mesh={text!r}: write 'data=2,tensor=4', or -1 for the rest")
+        if axis in given:
+            raise UserError(f'sharding.mesh={text!r} gives {axis!r} twice')
+        given.add(axis)
         sizes[axis] = int(size)
     rest = [a for a, n in sizes.items() if n == -1]
     fixed = math.prod(n for n in sizes.values() if n > 0)
