@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec as P
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
 from bigmodel.models import presets
-from bigmodel.models.model import build_model
+from bigmodel.models.model import apply, build_model
 from bigmodel.models.presets import PRESETS
-from bigmodel.sharding import MESH_AXES, RULES, Sharding, constrain, inactive, make_sharding
+from bigmodel.sharding import MESH_AXES, RULES, Sharding, constrain, inactive, is_box, make_sharding
 from bigmodel.tasks.build import build_task
 from bigmodel.training.evaluate import put_batch
 from bigmodel.training.optimizers import OPTIMIZERS, build_optimizer
@@ -24,6 +24,7 @@ from bigmodel.training.step import make_train_step
 from experiments import defaults
 from tests.small import (
     assert_trees_close,
+    quick_jit,
     random_params,
     random_tokens,
     slots,
@@ -72,14 +73,14 @@ def train(sharding: Sharding, optimizer: str = 'adamw', accumulate: int = 1, **m
     opt, hparams = build_optimizer(config, boxed)
     shapes = jax.eval_shape(lambda h: init_state(built, opt, h), hparams)
     places = state_sharding(sharding, boxed, shapes)
-    step = jax.jit(
+    step = quick_jit(
         make_train_step(built, build_task('causal_lm'), opt, accumulate, False),
         out_shardings=(places, None),
     )
     losses = []
     with sharding.active():
         params = jax.device_put(random_params(built), places.params)
-        moments = jax.jit(opt.init, out_shardings=places.opt_state)(params, hparams)
+        moments = quick_jit(opt.init, out_shardings=places.opt_state)(params, hparams)
         state = State(jax.device_put(jnp.int32(0), sharding.replicated()), params, moments)
         rows = [put_batch(b, sharding) for b in batches()]
         compiled = step.lower(state, rows[0], hparams).compile()
@@ -142,11 +143,9 @@ def test_compiled_programs_have_the_collectives_of_their_rules(runs: dict[str, R
 
 @pytest.mark.parametrize('rules', RULES)
 def test_activations_are_constrained_in_the_program(rules: str) -> None:
-    """After embedding, after each block (one body for all) and at the logits, before XLA's own say."""
+    """After embedding, after each block (one body for all) and at the logits."""
     model = small_model(LENGTH)
     sharding = make_sharding(MESHES[rules], rules)
-    from bigmodel.models.model import apply
-
     tokens = jnp.zeros((ROWS, LENGTH), jnp.int32)
     with sharding.active():
         text = (
@@ -157,11 +156,11 @@ def test_activations_are_constrained_in_the_program(rules: str) -> None:
     assert text.count('"data"') > 0
 
 
-@pytest.mark.parametrize('name', OPTIMIZERS)
-def test_every_optimizer_runs_split(name: str) -> None:
+@pytest.mark.parametrize('name', [n for n in OPTIMIZERS if n != 'adamw'])
+def test_every_other_optimizer_runs_split(name: str) -> None:
     """Their states differ in shape; muon's products are over split dims."""
     one, two = (
-        train(make_sharding(mesh, rules, devices), name, unroll=1)
+        train(make_sharding(mesh, rules, devices), name)
         for mesh, rules, devices in (
             ('data=1', 'dp', jax.devices()[:1]),
             ('fsdp=2,tensor=2', 'fsdp_tensor', jax.devices()[:4]),
@@ -188,44 +187,44 @@ def test_tied_tables_and_biases_run_split() -> None:
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
 
 
-@pytest.mark.parametrize('rules', RULES)
-@pytest.mark.parametrize('size', PRESETS)
-def test_every_parameter_of_every_size_can_be_split(size: str, rules: str) -> None:
+ODD = {size for size, row in PRESETS.items() if row['num_heads'] % 2}
+
+
+def boxed_preset(size: str) -> Any:
     config = defaults.get_config()
     config.model.size = size
     presets.resolve(config.model, 1024)
-    if config.model.num_heads % 2:
-        pytest.skip(f'{size} has {config.model.num_heads} heads, which two devices cannot share')
-    boxed = abstract_params(build_model(config.model, 50257, 0, 'cpu'))
-    used = {
-        a
-        for rule in RULES[rules].values()
-        for a in ([rule] if isinstance(rule, str) else rule or [])
-    }
-    sharding = make_sharding(
-        ','.join(f'{a}=2' for a in MESH_AXES if a in used), rules, jax.devices()[: 2 ** len(used)]
-    )
-    places = params_lib.flatten(sharding.of_params(boxed))
-    shapes = params_lib.flatten(
-        jax.tree.map(lambda b: b.value, boxed, is_leaf=lambda x: hasattr(x, 'names'))
-    )
-    if rules == 'dp':
-        return
-    for path, place in places.items():
-        if path.endswith(('weight', 'table')):
-            assert place.shard_shape(shapes[path].shape) != shapes[path].shape, path
+    return abstract_params(build_model(config.model, 50257, 0, 'cpu'))
+
+
+def sharding_of_twos(rules: str) -> Sharding:
+    """Every mesh axis that the rules use has size 2."""
+    named = [r for r in RULES[rules].values() if r]
+    used = {axis for r in named for axis in ((r,) if isinstance(r, str) else r)}
+    mesh = ','.join(f'{axis}=2' for axis in MESH_AXES if axis in used)
+    return make_sharding(mesh, rules, jax.devices()[: 2 ** len(used)])
+
+
+@pytest.mark.parametrize('rules', RULES)
+@pytest.mark.parametrize('size', sorted(set(PRESETS) - ODD))
+def test_every_parameter_of_every_size_can_be_split(size: str, rules: str) -> None:
+    boxed, sharding = boxed_preset(size), sharding_of_twos(rules)
+    shapes = params_lib.flatten(jax.tree.map(lambda b: b.value, boxed, is_leaf=is_box))
+    for path, place in params_lib.flatten(sharding.of_params(boxed)).items():
+        is_split = place.shard_shape(shapes[path].shape) != shapes[path].shape
+        if rules == 'dp':
+            assert not is_split, path
+        elif path.endswith(('weight', 'tokens/table')):
+            assert is_split, path
 
 
 def test_odd_heads_are_refused_with_the_parameter_and_the_fix() -> None:
     """GPT-2 1558M has 25 heads."""
-    config = defaults.get_config()
-    config.model.size = 'gpt2-1558m'
-    presets.resolve(config.model, 1024)
-    boxed = abstract_params(build_model(config.model, 50257, 0, 'cpu'))
-    sharding = make_sharding('data=4,tensor=2', 'tensor')
+    assert {'gpt2-1558m'} == ODD
     message = r"mixer/.*: dim '(kv_)?heads' of size 25 cannot be split 2 ways over mesh axis tensor"
     with pytest.raises(UserError, match=message):
-        sharding.of_params(boxed)
+        sharding_of_twos('tensor').of_params(boxed_preset('gpt2-1558m'))
+    sharding_of_twos('fsdp').of_params(boxed_preset('gpt2-1558m'))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +297,7 @@ def test_misspelt_colliding_and_odd_axes_are_errors(tree: Any, message: str) -> 
 
 def test_misspelt_activation_axes_are_errors_also_inside_jit() -> None:
     sharding = make_sharding('data=8', 'dp')
-    with sharding.active(), pytest.raises(UserError, match="'bacth'. Did you mean 'batch'"):
+    with sharding.active(), pytest.raises(UserError, match=r"'bacth'\. Did you mean 'batch'"):
         jax.jit(lambda x: constrain(x, 'bacth', None))(jnp.ones((8, 2)))
 
 
