@@ -13,6 +13,7 @@ from bigmodel import params as params_lib
 from bigmodel.errors import UserError
 from bigmodel.layers.attention import MIXERS
 from bigmodel.layers.blocks import BLOCKS
+from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.masks import MASKS
@@ -166,6 +167,16 @@ def test_decoding_without_coordinates_counts_by_itself(kernel: str) -> None:
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), want, **CLOSE)
 
 
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_slots_that_are_not_written_yet_are_never_seen(kernel: str) -> None:
+    """With a mask that looks ahead, only the tokens that are there count."""
+    model = small_model(LENGTH, kernel=kernel, mask='full')
+    params, tokens = random_params(model), jnp.asarray(random_tokens(2, 7))
+    want = quick_jit(lambda p, t: apply(model, p, t))(params, tokens)
+    got, _ = quick_jit(lambda p, t: apply_cached(model, p, None, t, LENGTH))(params, tokens)
+    np.testing.assert_allclose(got, want, **CLOSE)
+
+
 def loss_and_gradients(model: Model, params: Any) -> Any:
     tokens = jnp.asarray(random_tokens(2, LENGTH))
 
@@ -218,6 +229,26 @@ def test_layers_are_stacked_on_a_leading_dim() -> None:
     assert sorted(layers) == ['block_0', 'block_1']
     for box in jax.tree.leaves(layers, is_leaf=lambda x: hasattr(x, 'names')):
         assert (box.names[0], box.value.shape[0]) == ('layers', 3)
+
+
+def test_a_model_is_its_blocks_in_the_order_of_their_stack() -> None:
+    """Embed, layer 0, layer 1, layer 2, normalise, unembed: by hand, without scan."""
+    model = small_model(LENGTH, depth=3, position='sinusoidal')
+    params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
+    parts, here = params['backbone'], Coordinates.of(LENGTH)
+    block = model.make_backbone.keywords['blocks'][0]()
+
+    def by_hand() -> jax.Array:
+        table = parts['tokens']['table']
+        x = POSITIONS['sinusoidal']().embed(table[tokens], here.position)
+        for i in range(3):
+            layer = jax.tree.map(lambda w, i=i: w[i], parts['layers']['block_0'])
+            x = block.apply({'params': layer}, x, Context(here, here))
+        x = x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-5) * parts['final_norm']['scale']
+        return x @ table.T
+
+    want = quick_jit(by_hand)()
+    np.testing.assert_allclose(quick_jit(lambda: apply(model, params, tokens))(), want, **CLOSE)
 
 
 def test_layers_start_with_different_weights() -> None:
