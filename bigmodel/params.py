@@ -31,7 +31,12 @@ def assign(rules: Rules, tree: Any, what: str) -> Any:
     Raises UserError for a parameter that no regex matches and for a bad regex.
     """
     compiled = []
-    for pattern, value in rules:
+    for rule in rules:
+        if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)):
+            raise UserError(f'{what}: expected (regex, value) pairs, got {rule!r}')
+        pattern, value = rule
+        if not isinstance(value, bool | int | float):
+            raise UserError(f'{what}: the value of {pattern!r} is {value!r}; give a number or bool')
         try:
             compiled.append((re.compile(pattern), value))
         except re.error as e:

@@ -28,6 +28,8 @@ class Spec:
 
 def parse(text: str, slot: str = 'spec') -> Spec:
     """Parses `'name'` or `'name(1, key="value")'`; raises UserError when it is neither."""
+    if not isinstance(text, str):
+        raise UserError(f'{slot}: expected a spec string, got {text!r}')
     try:
         node = ast.parse(text.strip(), mode='eval').body
         if isinstance(node, ast.Name):

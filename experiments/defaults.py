@@ -53,7 +53,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.kernel = 'auto'  # reference, fused; auto: fused on a GPU, else reference
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)
     c.model.remat = 'none'  # none, full, dots, dots_no_batch: what backward recomputes
-    c.model.unroll = 0  # layers compiled as straight code; 0: all up to a depth of 8, else 1
+    c.model.unroll = 0  # repeats of the pattern compiled as straight code; 0: all up to 8, else 1
 
     c.optimizer = ConfigDict()
     c.optimizer.name = 'adamw'  # adamw(b1=, b2=), muon, lion, adafactor, sgd
@@ -81,7 +81,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
     c.init_from = ConfigDict()
     c.init_from.path = ''  # a run directory to start from; '': initialise
-    c.init_from.restore = (('head/.*', False), ('.*', True))  # which parameters, as regexes
+    c.init_from.restore = (('.*', True),)  # (regex, whether to restore) lists; see optimizer.decay
     c.lock()
     c.evals.unlock()  # a run card may add evaluations
     return c

@@ -3,7 +3,7 @@
     python launch.py                                             # the checkpoint to start from
     python launch.py --config=experiments/quickstart_finetune.py
 
-Reads 128 bytes of a module and names its group (asyncio's and threading's group, the mail group,
+Reads 256 bytes of a module and names its group (asyncio's and threading's group, the mail group,
 …; 14 labels). The checkpoint of the quickstart is fine-tuned, and the same model is trained from
 scratch with the same budget.
 """
@@ -14,16 +14,18 @@ from experiments import defaults
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    """150 updates of 16 rows, from runs/quickstart and from scratch."""
+    """250 updates of 16 rows, from runs/quickstart and from scratch."""
     c = defaults.get_config()
     c.task = 'classification'
-    c.num_steps = 150
+    c.num_steps = 250
     c.data.packing = 'windows'
-    c.data.seq_len, c.data.batch_size = 128, 16
+    c.data.seq_len, c.data.batch_size = 256, 16
     c.model.head = 'classifier(pool="mean")'
-    c.optimizer.learning_rate = 1e-3
+    c.optimizer.name = 'muon'
+    c.optimizer.learning_rate = 3e-3
     c.schedule = 'cosine(warmup_steps=15)'
     c.init_from.path = 'runs/quickstart'
+    c.init_from.restore = (('head/.*', False), ('.*', True))
     c.baselines = ('scratch: init_from.path=',)
-    c.evals.validation.every, c.evals.validation.batches = 150, 64
+    c.evals.validation.every, c.evals.validation.batches = 250, 128
     return c

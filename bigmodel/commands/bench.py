@@ -18,10 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the figures; writes nothing but the prepared data and the compilation cache."""
     from bigmodel import devices
+    from bigmodel.training.setup import resolve
 
     if args.steps < 2:
         raise UserError(f'--steps={args.steps} must be at least 2')
-    config = load_config(args)
+    config = resolve(load_config(args))
     devices.configure(config.sharding.host_devices, config.data.batch_size // config.accumulate)
     print(json.dumps(measure(config, args.steps), indent=2))
     return 0
@@ -34,9 +35,9 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
     from bigmodel import devices
     from bigmodel.training.evaluate import put_batch
     from bigmodel.training.loop import compile_steps
-    from bigmodel.training.setup import build, resolve
+    from bigmodel.training.setup import build
 
-    setup = build(resolve(config))
+    setup = build(config)
     with setup.sharding.active():
         state = setup.initial_state()
         batches = [put_batch(setup.data.batches(i), setup.sharding) for i in range(4)]

@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from bigmodel.training.setup import build, resolve
 
     config = resolve(load_run_config(args))
+    config.accumulate = 1
     config.init_from.path = ''  # the run's own checkpoint says it all
     devices.configure(config.sharding.host_devices, config.data.batch_size)
     setup = build(config)

@@ -28,12 +28,20 @@ def run(args: argparse.Namespace) -> int:
     if args.num_samples < 1:
         raise UserError(f'--num_samples={args.num_samples} must be at least 1')
     devices.configure(host_devices=1, rows=1)
-    from bigmodel.inference.load import load_model
+    from bigmodel.inference.load import learned_length, load_model
 
     tokenizer = load_tokenizer(f'{args.workdir}/tokenizer')
     sampling = Sampling(args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed)
     sampling.check()
     model, params = load_model(config, args.workdir, args.step, tokenizer.vocab_size)
-    texts = generate(model, params, tokenizer, args.prompt, sampling, args.num_samples)
+    texts = generate(
+        model,
+        params,
+        tokenizer,
+        args.prompt,
+        sampling,
+        args.num_samples,
+        learned_length(config),
+    )
     print(('\n' + '-' * 72 + '\n').join(texts))
     return 0

@@ -7,12 +7,15 @@ from bigmodel import config as config_lib
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 
+ROOT = pathlib.Path(__file__).parents[2]
 DEFAULT_CONFIG = 'experiments/quickstart.py'
 
 
 def load_config(args: argparse.Namespace) -> ConfigDict:
     """The config of `--config` (default: the quickstart), named after its file."""
     path = args.config or DEFAULT_CONFIG
+    if not pathlib.Path(path.partition(':')[0]).exists() and (ROOT / path).exists():
+        path = str(ROOT / path)  # launch.py was called from elsewhere
     config = config_lib.load(path, args.overrides)
     if not config.name:
         config.name = pathlib.Path(path.partition(':')[0]).stem

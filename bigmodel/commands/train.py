@@ -15,8 +15,10 @@ from bigmodel.errors import UserError
 def run(args: argparse.Namespace) -> int:
     """Trains the config and its baselines; returns an exit code."""
     from bigmodel import devices
+    from bigmodel.training.setup import resolve
 
     config = load_config(args)
+    resolve(config)  # plain numbers are checked before devices are configured with them
     where = workdir(args, config)
     arms = {config.name: (where, config)} | {
         arm.name: (where.with_name(f'{where.name}-{name}'), arm)
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 def baselines(config: ConfigDict) -> dict[str, ConfigDict]:
     """The configs of `config.baselines`, each an override or several: 'name: key=value ...'."""
     arms = {}
-    for text in config.baselines:
+    for text in map(str, config.baselines):
         name, colon, changes = text.partition(':')
         pairs = [part.partition('=') for part in shlex.split(changes)]
         if not colon or not name.isidentifier() or not all(equals for _, equals, _ in pairs):
@@ -64,7 +66,7 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
 
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
     from bigmodel.training.loop import Interrupted, train
-    from bigmodel.training.rundir import RunDir
+    from bigmodel.training.rundir import RunDir, write_json
     from bigmodel.training.setup import build, resolve
 
     config = resolve(config)
@@ -83,6 +85,7 @@ def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
         return 128 + e.signum
     if config.sample:
         _write_sample(setup, state, run_dir)
+    write_json(run_dir.result, result)  # last: its presence says that the run is finished
     print(f'\nfinished in {result["seconds"]:.0f} s: {_headline(result)}')
     print(f'everything is in {path}: {", ".join(sorted(p.name for p in path.iterdir()))}')
     return result
@@ -100,11 +103,11 @@ def _headline(result: dict[str, Any]) -> str:
 
 def _write_sample(setup: Any, state: Any, run_dir: Any) -> None:
     from bigmodel.inference.generate import Sampling, generate
+    from bigmodel.inference.load import learned_length
 
-    prompt = setup.config.sample
-    texts = generate(
-        setup.model, state.params, setup.data.tokenizer, prompt, Sampling(max_tokens=200)
-    )
+    prompt, most = setup.config.sample, learned_length(setup.config)
+    sampling = Sampling(max_tokens=min(200, most // 2) if most else 200)
+    texts = generate(setup.model, state.params, setup.data.tokenizer, prompt, sampling)
     run_dir.samples.write_text(''.join(texts))
     print(
         f'\nsample (temperature {Sampling().temperature}):\n'

@@ -47,14 +47,23 @@ def generate(
     prompt: str,
     sampling: Sampling,
     num_samples: int = 1,
+    max_length: int = 0,
 ) -> list[str]:
-    """`num_samples` texts that begin with `prompt` (encoded after the document's first token)."""
+    """`num_samples` texts that begin with `prompt` (encoded after the document's first token).
+
+    `max_length` is how many positions the model has learned (0: it can take any).
+    """
     sampling.check()
     ids = [int(i) for i in tokenizer.encode(prompt)]
     if tokenizer.bos_id is not None:
         ids = [tokenizer.bos_id, *ids]
     if not ids:
         raise UserError('the prompt is empty, and this tokenizer has no start token; give a prompt')
+    if max_length and len(ids) + sampling.max_tokens > max_length:
+        raise UserError(
+            f'the prompt has {len(ids)} tokens and --max_tokens={sampling.max_tokens}, but the '
+            f'model has learned positions for {max_length}; ask for fewer'
+        )
     tokens = jnp.tile(jnp.asarray(ids, jnp.int32), (num_samples, 1))
     out = generate_tokens(model, params, tokens, sampling, tokenizer.vocab_size)
     texts = []

@@ -34,3 +34,9 @@ def load_model(config: ConfigDict, workdir: str, step: int, vocab_size: int) -> 
         place.of_params(boxed),
     )
     return model, restored_params(workdir, step, abstract)[0]
+
+
+def learned_length(config: ConfigDict) -> int:
+    """How many positions the model of a run has learned; 0 when it can take any."""
+    learned = parse(config.model.position, 'model.position').name == 'learned'
+    return config.model.max_length if learned else 0

@@ -61,7 +61,8 @@ class Backbone(nn.Module):
         self.embed_dropout = Dropout(self.dropout)
         group = Group
         if self.remat != 'none':
-            group = nn.remat(Group, policy=REMAT[self.remat], prevent_cse=False)
+            # Outside of a loop XLA would merge the recomputation with the first computation.
+            group = nn.remat(Group, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
         self.layers = nn.scan(
             group,
             variable_axes={'params': 0, 'cache': 0},

@@ -108,7 +108,7 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
         scale_embed=model.scale_embed,
         dropout=model.dropout,
         remat=model.remat,
-        unroll=min(model.unroll or repeats, repeats),
+        unroll=min(model.unroll or (repeats if repeats <= 8 else 1), repeats),
     )
     return Model(backbone, _head(model, num_labels, known))
 

@@ -73,6 +73,12 @@ def resolve(model: ConfigDict, seq_len: int) -> None:
     for key in ('depth', 'width', 'num_heads', 'num_kv_heads', 'head_dim', 'vocab_size'):
         if model[key] < 0:
             raise UserError(f'model.{key} must not be negative, got {model[key]}')
+    if model.max_length < seq_len:
+        raise UserError(
+            f'data.seq_len={seq_len} is longer than model.max_length={model.max_length}'
+        )
+    if model.unroll < 0:
+        raise UserError(f'model.unroll={model.unroll} must not be negative (0: chosen)')
     if not model.head_dim:
         if model.width % model.num_heads:
             raise UserError(

@@ -21,6 +21,7 @@ class CausalLM(Task):
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     extra_tokens = 1
+    causal = True
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         tokens, positions, segments = batch['tokens'], batch.get('positions'), batch.get('segments')

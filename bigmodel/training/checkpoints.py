@@ -4,7 +4,9 @@ The one module that touches orbax, whose v1 interface is still marked experiment
 at the first save or restore, to keep it out of the time to the first step.
 """
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -35,7 +37,8 @@ class Checkpoints:
         """The state of `step`, placed as `abstract` says (shapes, dtypes and shardings)."""
         found = self._shapes(step)
         _check_shapes(found, params_lib.flatten(abstract), f'{self.folder}/{step}')
-        return self._orbax().load(step, abstract)
+        with _readable(f'{self.folder}/{step}'):
+            return self._orbax().load(step, abstract)
 
     def restore_params(self, step: int, abstract: Any, rules: Rules) -> Any:
         """Parameters that `rules` mark True, from `step`; the others are None.
@@ -67,13 +70,8 @@ class Checkpoints:
             self._opened = None
 
     def _shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-        try:
+        with _readable(f'{self.folder}/{step}'):
             tree = self._orbax().metadata(step).metadata
-        except Exception as e:
-            raise UserError(
-                f'checkpoint {self.folder}/{step} cannot be read ({type(e).__name__}: '
-                f'{str(e).splitlines()[0]})'
-            ) from e
         return {path: tuple(leaf.shape) for path, leaf in params_lib.flatten(tree).items()}
 
     def _orbax(self) -> Any:
@@ -106,12 +104,22 @@ def find_run(path: str, what: str) -> tuple[pathlib.Path, int]:
     return run, found
 
 
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Turns whatever a damaged checkpoint raises into one line."""
+    try:
+        yield
+    except Exception as e:
+        why = f'{type(e).__name__}: {str(e).splitlines()[0][:200]}'
+        raise UserError(f'checkpoint {where} cannot be read ({why})') from e
+
+
 def _load_params(folder: pathlib.Path, kept: Any) -> Any:
     from orbax.checkpoint import v1 as ocp
 
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    with context:
+    with _readable(str(folder)), context:
         loaded = ocp.load(folder, {'params': _prune(kept)}, checkpointable_name='state')
     flat = params_lib.flatten(loaded['params'])
     return jax.tree_util.tree_map_with_path(

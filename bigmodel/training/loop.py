@@ -16,7 +16,7 @@ from bigmodel.metrics import Metrics
 from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.console import Progress, evaluation_line, print_plan
 from bigmodel.training.evaluate import evaluate, put_batch
-from bigmodel.training.rundir import RunDir, write_json
+from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
 from bigmodel.training.state import State
 from bigmodel.training.step import make_eval_step, make_train_step
@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 
 def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
-    """Trains to `num_steps` (resuming what is there) and returns the state and `result.json`.
+    """Trains to `num_steps` (resuming what is there); returns the state and what came out.
 
     Raises Interrupted when SIGINT or SIGTERM asked to stop, after saving.
     """
@@ -83,16 +83,15 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         # 6. The end: wait for the last checkpoint, then say what came out.
         checkpoints.close()
         log.close()
-        result = _result(setup, run, log)
-        write_json(run.result, result)
         draw_loss(run.metrics, run.loss, config.name)
-        return state, result
+        return state, _result(setup, run, log)
 
 
 def compile_steps(setup: Setup) -> tuple[Any, Any]:
     """The training step (which reuses the memory of the old state) and the evaluation step."""
     config = setup.config
-    dropout = config.model.dropout > 0 or 'dropout' in config.model.mixer
+    # A mixer with arguments may have a dropout of its own; a key that nobody uses costs nothing.
+    dropout = config.model.dropout > 0 or '(' in config.model.mixer
     step = make_train_step(setup.model, setup.task, setup.optimizer, config.accumulate, dropout)
     places = jax.tree.map(lambda a: a.sharding, setup.abstract)
     train_step = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
@@ -113,7 +112,6 @@ class Log:
         self._pending: tuple[int, Metrics] | None = None
         self._began = time.monotonic() - elapsed
         self._recent = (start, time.monotonic())
-        self.final: dict[str, dict[str, float]] = {}
 
     def step(self, step: int, metrics: Metrics) -> None:
         """Takes the metrics of `step` and writes those of the step before."""
@@ -136,7 +134,6 @@ class Log:
         self._progress.update(step, loss)
         if step % config.log_every == 0 or step == config.num_steps:
             values = {name: mean.value() for name, mean in jax.device_get(metrics).items()}
-            self.final['train'] = values
             before, then = self._recent
             now = time.monotonic()
             rate = (step - before) * self._setup.tokens_per_step / max(now - then, 1e-9)
@@ -145,7 +142,6 @@ class Log:
 
     def evaluation(self, step: int, name: str, values: dict[str, float], gzip: float) -> None:
         """Writes the result of an evaluation."""
-        self.final[name] = values
         self._write({'step': step, 'split': name, **values})
         self._progress.note(evaluation_line(step, name, values, gzip))
         self._recent = (step, time.monotonic())
@@ -195,13 +191,19 @@ def _seconds_before(run: RunDir, start: int) -> float:
 
 
 def _result(setup: Setup, run: RunDir, log: Log) -> dict[str, Any]:
+    # Read back, so that a run killed just before this point ends with the same result.
+    last = {r['split']: r for r in read_jsonl(run.metrics)}
     rates = [r['tokens_per_second'] for r in read_jsonl(run.metrics) if r['split'] == 'train']
     rate = sorted(rates)[len(rates) // 2]
     peak = devices.peak_flops()
+    hidden = ('step', 'split', 'seconds', 'tokens_per_second')
     return {
         'steps': setup.config.num_steps,
         'tokens': setup.config.num_steps * setup.tokens_per_step,
-        'metrics': log.final,
+        'metrics': {
+            split: {k: v for k, v in record.items() if k not in hidden}
+            for split, record in last.items()
+        },
         'seconds': round(log.seconds, 3),
         'tokens_per_second': rate,
         'mfu': rate * setup.flops_per_token / peak if peak else None,

@@ -66,7 +66,18 @@ class RunDir:
             raise UserError(f'{self.result} is damaged ({e}); delete it to finish again') from e
 
     def create(self, setup: Setup) -> None:
-        """Writes what is known before the first step."""
+        """Writes what is known before the first step; of a run that goes on, it stays as it was.
+
+        Raises UserError when the data is no longer what the run began with.
+        """
+        if self.run.exists():
+            began = json.loads(self.run.read_text())['data_fingerprint']
+            if began != setup.data.fingerprint:
+                raise UserError(
+                    f'{self.path} began on other data (fingerprint {began}, now '
+                    f'{setup.data.fingerprint}); restore the data or choose another --workdir'
+                )
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.config, config_lib.to_json(setup.config))

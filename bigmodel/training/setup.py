@@ -10,10 +10,12 @@ from bigmodel.config import ConfigDict
 from bigmodel.data.pipeline import Data, open_data
 from bigmodel.data.tokenizers import load_tokenizer
 from bigmodel.errors import UserError
+from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
 from bigmodel.models.counts import flops_per_token
 from bigmodel.models.model import Model, apply, build_model, kernel_name
 from bigmodel.sharding import Sharding, make_sharding
+from bigmodel.specs import make
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Task
 from bigmodel.training.checkpoints import Checkpoints, find_run
@@ -89,6 +91,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
             raise UserError(f'data.{key}={config.data[key]} must be at least 1')
     if config.checkpoint.every < 1 or config.checkpoint.keep < 1:
         raise UserError('checkpoint.every and checkpoint.keep must be at least 1')
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f'seed={config.seed} must be in [0, 2**32)')
+    for name, e in config.evals.items():
+        if e.every < 1 or e.batches < 0:
+            raise UserError(f'evals.{name}: every must be at least 1 and batches at least 0')
+    for key in ('checkpoint.keep_every', 'sharding.host_devices', 'data.workers'):
+        group, _, last = key.partition('.')
+        if config[group][last] < 0:
+            raise UserError(f'{key}={config[group][last]} must not be negative')
     presets.resolve(config.model, config.data.seq_len)
     return config
 
@@ -142,7 +153,14 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
 
 
 def _check_head(setup: Setup) -> None:
-    """The task and the head must speak of the same thing: tokens, or labels of rows."""
+    """The task, the head and the masks must fit each other."""
+    model = setup.config.model
+    for mask in model.pattern or (model.mask,):
+        if setup.task.causal and not make(MASKS, mask, 'model.mask').causal:
+            raise UserError(
+                f'task={setup.config.task!r} predicts tokens that model.mask={mask!r} shows; '
+                f"use 'causal' or 'window(size)'"
+            )
     tokens = jax.ShapeDtypeStruct((1, setup.config.data.seq_len), 'int32')
     outputs = jax.eval_shape(lambda p, t: apply(setup.model, p, t), setup.abstract.params, tokens)
     if setup.task.labelled != (outputs.ndim == 2):
