@@ -15,6 +15,7 @@ from bigmodel.layers.masks import MASKS, Mask, Or, SameSegment
 from bigmodel.layers.positions import AlibiBias, alibi_slopes
 from bigmodel.specs import make
 from tests.golden.values import golden
+from tests.small import quick_jit
 
 # Golden values are float64; products of 8 features and softmax rows of 6 keys in float32.
 CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
@@ -66,7 +67,7 @@ def value_and_gradients(kernel: Kernel, mask: Mask, where: Context, arrays: tupl
         output, vjp = jax.vjp(lambda *qkv: kernel(*qkv, mask, where), q, k, v)
         return output, vjp(cotangent)
 
-    return jax.jit(run)(*arrays)
+    return quick_jit(run)(*arrays)
 
 
 def heads_second(x: jax.Array) -> jax.Array:
@@ -129,8 +130,8 @@ def test_later_queries_get_the_same_rows(name: str, mask: str, segments: bool) -
     """Queries that start at slot 4 of the keys, as in decoding."""
     mask_part, kernel = make(MASKS, mask, 'mask') & SameSegment(), KERNELS[name]()
     q, k, v, _ = inputs(2)
-    full = jax.jit(lambda: kernel(q, k, v, mask_part, context(True, segments)))()
-    last = jax.jit(lambda: kernel(q[:, 4:], k, v, mask_part, context(True, segments, 4)))()
+    full = quick_jit(lambda: kernel(q, k, v, mask_part, context(True, segments)))()
+    last = quick_jit(lambda: kernel(q[:, 4:], k, v, mask_part, context(True, segments, 4)))()
     np.testing.assert_allclose(last, full[:, 4:], rtol=1e-5, atol=2e-6)
 
 
@@ -160,13 +161,13 @@ def test_dropout_of_weights_has_the_right_mean_and_rate() -> None:
     ones = jnp.ones((B, L, 4, K))
     where = context(False, False)
     mask = make(MASKS, 'full', 'mask')
-    run = jax.jit(jax.vmap(lambda key: Reference()(q, k, ones, mask, where, 0.25, key)[..., 0]))
+    run = quick_jit(jax.vmap(lambda key: Reference()(q, k, ones, mask, where, 0.25, key)[..., 0]))
     got = np.asarray(run(jax.random.split(jax.random.key(0), 2000)))
     # Each entry is a mean of 2000 draws with std < 0.6: 5 sigma is 0.07.
     np.testing.assert_allclose(got.mean(0), np.ones((B, L, 4)), atol=0.07)
     np.testing.assert_allclose(got.mean(), 1, atol=0.005)
     # The variance of Σp·keep/0.75 is Σp²·(0.25/0.75).
-    p = jax.jit(
+    p = quick_jit(
         lambda: Reference()(
             q, k, jnp.broadcast_to(jnp.eye(L, K)[None, :, None], ones.shape), mask, where
         )
