@@ -2,7 +2,8 @@
 
 `parse` reads one (literals only, through `ast`; nothing is evaluated), `bind` checks it against a
 table of parts and returns a constructor. Tables are dict literals, name -> class or function; the
-arguments that a spec may give are the keyword arguments of that class or function.
+arguments that a spec may give are the keyword arguments of that class or function. An annotation
+such as `Annotated[float, SHARE]` also holds a number to its range.
 """
 
 import ast
@@ -15,6 +16,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel.errors import UserError, nearest, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Which numbers an argument may be, and how to say so."""
+
+    holds: Callable[[float], bool]
+    words: str
+
+
+SHARE = Range(lambda x: 0 <= x < 1, 'in [0, 1)')
+POSITIVE = Range(lambda x: x > 0, 'positive')
+NOT_NEGATIVE = Range(lambda x: x >= 0, 'at least 0')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +123,25 @@ def _name_positional(spec: Spec, free: Mapping[str, Any], slot: str) -> dict[str
 
 
 def _checked(value: Any, parameter: inspect.Parameter, what: str) -> Any:
-    """Holds `value` against a simple annotation: int, float, str, bool, tuple, None, Literal."""
-    allowed = _types(parameter.annotation)
+    """Holds `value` against its annotation: a simple type, and a range where there is one."""
+    kind, *ranges = _without_ranges(parameter.annotation)
+    value = _typed(value, kind, what)
+    for allowed in ranges:
+        if not allowed.holds(value):
+            raise UserError(f'{what}: must be {allowed.words}, got {value!r}')
+    return value
+
+
+def _without_ranges(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) is not typing.Annotated:
+        return (annotation,)
+    kind, *notes = typing.get_args(annotation)
+    return (kind, *(n for n in notes if isinstance(n, Range)))
+
+
+def _typed(value: Any, annotation: Any, what: str) -> Any:
+    """`value` as int, float, str, bool, tuple, None or one of a Literal's choices."""
+    allowed = _types(annotation)
     if float in allowed and type(value) is int:
         return float(value)
     if tuple in allowed and isinstance(value, list):

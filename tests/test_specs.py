@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from flax import linen as nn
 
 from bigmodel.errors import UserError
-from bigmodel.specs import Spec, arguments, bind, make, parse
+from bigmodel.specs import SHARE, Spec, arguments, bind, make, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Part:
     sizes: tuple[int, ...] = ()
     limit: int | None = None
     mode: Literal['fast', 'slow'] = 'fast'
+    share: Annotated[float, SHARE] = 0.0
 
     def __post_init__(self) -> None:
         if self.rate > 1:
@@ -146,7 +147,10 @@ def test_linens_own_fields_are_not_arguments() -> None:
             'part(1, rte=1.0)',
             "slot: part has no argument 'rte'. Did you mean 'rate'.*rate=0.5, name='a'",
         ),
-        ('part(1, 2, 3, 4, 5, 6, 7, 8)', 'slot: part takes at most 7 arguments'),
+        ('part(1, 2, 3, 4, 5, 6, 7, 8, 9)', 'slot: part takes at most 8 arguments'),
+        ('part(1, share=1)', r'slot: part\(share=...\): must be in \[0, 1\), got 1.0'),
+        ('part(1, share=-0.1)', r'slot: part\(share=...\): must be in \[0, 1\), got -0.1'),
+        ('part(1, share=True)', r'slot: part\(share=...\): expected float, got True'),
         ('part(1, width=2)', "slot: part got 'width' twice"),
         ('part', "slot: part needs the argument 'width'"),
         ('part("3")', r"slot: part\(width=...\): expected int, got '3'"),

@@ -1,5 +1,7 @@
 """Multi-head and grouped-query attention: project, norm, rotate, kernel, project."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,7 +16,7 @@ from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import Position
-from bigmodel.specs import bind
+from bigmodel.specs import SHARE, bind
 
 
 class Attention(nn.Module):
@@ -35,7 +37,7 @@ class Attention(nn.Module):
     out_bias: bool = False
     qk_norm: str = 'none'
     fused_qkv: bool = False
-    dropout: float = 0.0
+    dropout: Annotated[float, SHARE] = 0.0
     output_dropout: float = 0.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32

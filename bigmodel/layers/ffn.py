@@ -1,6 +1,7 @@
 """Feed-forward layers: what each position computes on its own."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from bigmodel.errors import unknown
 from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Linear
+from bigmodel.specs import NOT_NEGATIVE
 
 ACTIVATIONS: dict[str, Callable] = {
     'relu': jax.nn.relu,
@@ -26,7 +28,7 @@ class MLP(nn.Module):
     """W₂·activation(W₁·x) (Vaswani et al. 2017, §3.3); `hidden` 0 is 4·width."""
 
     activation: str = 'gelu'
-    hidden: int = 0
+    hidden: Annotated[int, NOT_NEGATIVE] = 0
     bias: bool = False
     dropout: float = 0.0
     init: Init = fan_in
@@ -47,7 +49,7 @@ class Gated(nn.Module):
     """
 
     activation: str = 'silu'
-    hidden: int = 0
+    hidden: Annotated[int, NOT_NEGATIVE] = 0
     bias: bool = False
     dropout: float = 0.0
     init: Init = fan_in

@@ -8,6 +8,9 @@ Biases start at 0 and norm scales at 1.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Annotated
+
+from bigmodel.specs import NOT_NEGATIVE
 
 Init = Callable[[str, int], float]
 
@@ -17,7 +20,7 @@ class GPT2:
     """std 0.02, for residual projections divided by √(2·depth) (Radford et al. 2019, §2.3)."""
 
     depth: int
-    std: float = 0.02
+    std: Annotated[float, NOT_NEGATIVE] = 0.02
 
     def __call__(self, role: str, fan_in: int) -> float:
         return self.std / math.sqrt(2 * self.depth) if role == 'residual' else self.std
@@ -32,8 +35,8 @@ class FanIn:
     """
 
     depth: int
-    scale: float = 1.0
-    embed: float = 0.02
+    scale: Annotated[float, NOT_NEGATIVE] = 1.0
+    embed: Annotated[float, NOT_NEGATIVE] = 0.02
 
     def __call__(self, role: str, fan_in: int) -> float:
         if role == 'embed':

@@ -5,11 +5,13 @@ True means that the query may look at the key. A mask is materialised only where
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from bigmodel.layers.coordinates import Coordinates
+from bigmodel.specs import POSITIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +58,7 @@ class Causal(Mask):
 class Window(Mask):
     """A query sees the last `size` keys, itself included (Beltagy et al. 2020, causal form)."""
 
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f'size must be at least 1, got {self.size}')
+    size: Annotated[int, POSITIVE]
 
     def __call__(self, queries: Coordinates, keys: Coordinates) -> Bool[Array, 'B L S']:
         distance = queries.distance(keys)

@@ -1,17 +1,20 @@
 """Normalisations over the last dim; statistics are float32 whatever the compute dtype."""
 
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from bigmodel.specs import NOT_NEGATIVE
+
 
 class RMSNorm(nn.Module):
     """x / √(mean x² + eps) · scale (Zhang & Sennrich 2019)."""
 
-    eps: float = 1e-6
+    eps: Annotated[float, NOT_NEGATIVE] = 1e-6
     axis: str = 'embed'
 
     @nn.compact
@@ -23,7 +26,7 @@ class RMSNorm(nn.Module):
 class LayerNorm(nn.Module):
     """(x − mean) / √(variance + eps) · scale + bias (Ba et al. 2016)."""
 
-    eps: float = 1e-5
+    eps: Annotated[float, NOT_NEGATIVE] = 1e-5
     bias: bool = True
     axis: str = 'embed'
 

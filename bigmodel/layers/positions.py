@@ -6,6 +6,7 @@ and one line in `POSITIONS`.
 """
 
 import math
+from typing import Annotated
 
 import flax.struct
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from bigmodel.layers.coordinates import Bias, Coordinates
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Embed
+from bigmodel.specs import POSITIVE
 
 
 class Position(nn.Module):
@@ -44,7 +46,7 @@ class Sinusoidal(Position):
     Vaswani et al. 2017, §3.5.
     """
 
-    base: float = 10000.0
+    base: Annotated[float, POSITIVE] = 10000.0
 
     def embed(self, x_BLD: Float[Array, 'B L D'], pos: Int[Array, 'P L']) -> Float[Array, 'B L D']:
         return x_BLD + sinusoids(pos, x_BLD.shape[-1], self.base).astype(x_BLD.dtype)
@@ -59,7 +61,7 @@ class Learned(Position):
     @nn.compact
     def embed(self, x_BLD: Float[Array, 'B L D'], pos: Int[Array, 'P L']) -> Float[Array, 'B L D']:
         width = x_BLD.shape[-1]
-        table = Embed(self.max_length, width, ('positions', 'embed'), self.init, name='table')
+        table = Embed(self.max_length, width, ('positions', 'embed'), self.init, name='embed')
         return x_BLD + table(pos).astype(x_BLD.dtype)
 
 
@@ -68,7 +70,7 @@ class Rope(Position):
     Llama's layout of the pairs).
     """
 
-    theta: float = 10000.0
+    theta: Annotated[float, POSITIVE] = 10000.0
 
     def rotate(
         self, x_BLHK: Float[Array, 'B L H K'], pos: Int[Array, 'P L']
@@ -95,14 +97,16 @@ class T5(Position):
     table is shared by all layers, as in the paper.
     """
 
-    num_buckets: int = 32
-    max_distance: int = 128
+    num_buckets: Annotated[int, POSITIVE] = 32
+    max_distance: Annotated[int, POSITIVE] = 128
     bidirectional: bool = False
     init: Init = fan_in
 
     @nn.compact
     def bias(self, num_heads: int) -> Bias:
-        table = Embed(self.num_buckets, num_heads, ('positions', 'heads'), self.init, name='table')
+        table = Embed(
+            self.num_buckets, num_heads, ('positions', 'heads'), self.init, name='buckets'
+        )
         return T5Bias(table.table_VD, self.max_distance, self.bidirectional)
 
 

@@ -1,11 +1,13 @@
 """Next-token prediction: pre-training without labels."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from bigmodel.metrics import Mean, Metrics
+from bigmodel.specs import NOT_NEGATIVE, SHARE
 from bigmodel.tasks.losses import cross_entropy
 from bigmodel.tasks.task import Batch, ModelFn, Task
 
@@ -18,8 +20,8 @@ class CausalLM(Task):
     Metrics: `loss` (nats a token, with the extras), `nll` (nats a token), `accuracy`.
     """
 
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
+    z_loss: Annotated[float, NOT_NEGATIVE] = 0.0
+    label_smoothing: Annotated[float, SHARE] = 0.0
     extra_tokens = 1
     causal = True
 

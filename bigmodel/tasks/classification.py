@@ -1,11 +1,13 @@
 """One label for each row: supervised fine-tuning."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from bigmodel.metrics import Mean, Metrics
+from bigmodel.specs import SHARE
 from bigmodel.tasks.losses import cross_entropy
 from bigmodel.tasks.task import Batch, ModelFn, Task
 
@@ -17,7 +19,7 @@ class Classification(Task):
     Metrics: `loss` (nats a row, smoothed), `nll` (nats a row), `accuracy`.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, SHARE] = 0.0
     labelled = True
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:

@@ -4,16 +4,20 @@ All arguments may be traced, so that runs with other lengths share one compiled 
 from 0; during warm-up the multiplier is (step+1)/warmup_steps.
 """
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bigmodel.specs import NOT_NEGATIVE
+
 Step = Int[Array, '']
 Multiplier = Float[Array, '']
+Steps = Annotated[int | Multiplier, NOT_NEGATIVE]
+Final = Annotated[float | Multiplier, NOT_NEGATIVE]
 
 
-def constant(
-    step: Step, num_steps: Multiplier, *, warmup_steps: int | Multiplier = 0
-) -> Multiplier:
+def constant(step: Step, num_steps: Multiplier, *, warmup_steps: Steps = 0) -> Multiplier:
     """1 after a linear warm-up."""
     return _warmup(step, warmup_steps)
 
@@ -22,8 +26,8 @@ def linear(
     step: Step,
     num_steps: Multiplier,
     *,
-    warmup_steps: int | Multiplier = 0,
-    final: float | Multiplier = 0.0,
+    warmup_steps: Steps = 0,
+    final: Final = 0.0,
 ) -> Multiplier:
     """Linear decay from 1 to `final` at the last step."""
     return _warmup(step, warmup_steps) * (1 + (final - 1) * _after(step, warmup_steps, num_steps))
@@ -33,17 +37,15 @@ def cosine(
     step: Step,
     num_steps: Multiplier,
     *,
-    warmup_steps: int | Multiplier = 0,
-    final: float | Multiplier = 0.1,
+    warmup_steps: Steps = 0,
+    final: Final = 0.1,
 ) -> Multiplier:
     """Half a cosine from 1 to `final` (Loshchilov & Hutter 2017, without restarts)."""
     decay = 0.5 * (1 + jnp.cos(jnp.pi * _after(step, warmup_steps, num_steps)))
     return _warmup(step, warmup_steps) * (final + (1 - final) * decay)
 
 
-def inverse_sqrt(
-    step: Step, num_steps: Multiplier, *, warmup_steps: int | Multiplier = 1000
-) -> Multiplier:
+def inverse_sqrt(step: Step, num_steps: Multiplier, *, warmup_steps: Steps = 1000) -> Multiplier:
     """√(warmup/step) after the warm-up (Vaswani et al. 2017, §5.3, with a peak of 1)."""
     warm = jnp.maximum(jnp.asarray(warmup_steps, jnp.float32), 1)
     return jnp.minimum((step + 1) / warm, jnp.sqrt(warm / (step + 1)))
@@ -53,9 +55,9 @@ def wsd(
     step: Step,
     num_steps: Multiplier,
     *,
-    warmup_steps: int | Multiplier = 0,
-    decay_steps: int | Multiplier = 0,
-    final: float | Multiplier = 0.0,
+    warmup_steps: Steps = 0,
+    decay_steps: Steps = 0,
+    final: Final = 0.0,
 ) -> Multiplier:
     """Warm-up, stable, then linear decay in the last `decay_steps` (Hu et al. 2024).
 

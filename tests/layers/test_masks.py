@@ -123,5 +123,5 @@ def test_what_flags_cannot_say_has_none() -> None:
 
 @pytest.mark.parametrize('spec', ['window(0)', 'window(-1)'])
 def test_an_empty_window_is_refused(spec: str) -> None:
-    with pytest.raises(UserError, match='size must be at least 1'):
+    with pytest.raises(UserError, match='must be positive'):
         build(spec)
