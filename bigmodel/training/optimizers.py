@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,45 +23,54 @@ from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 from bigmodel.sharding import is_box
-from bigmodel.specs import bind
+from bigmodel.specs import POSITIVE, SHARE, bind
 from bigmodel.training.schedules import SCHEDULES
 
 HParams = dict[str, Any]
 Direction = optax.GradientTransformation
 Scalar = float | Float[Array, '']  # a float in a spec, an array inside the step
+Share = Annotated[Scalar, SHARE]
+Positive = Annotated[Scalar, POSITIVE]
 
 
-def adamw(axes: Any, *, b1: Scalar = 0.9, b2: Scalar = 0.95, eps: Scalar = 1e-8) -> Direction:
+def adamw(axes: Any, *, b1: Share = 0.9, b2: Share = 0.95, eps: Positive = 1e-8) -> Direction:
     """Adam's direction (Kingma & Ba 2015; decay decoupled as in Loshchilov & Hutter 2019)."""
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
 
-def lion(axes: Any, *, b1: Scalar = 0.9, b2: Scalar = 0.99) -> Direction:
+def lion(axes: Any, *, b1: Share = 0.9, b2: Share = 0.99) -> Direction:
     """The sign of an interpolated momentum (Chen et al. 2023); wants a smaller learning rate."""
     return optax.scale_by_lion(b1=b1, b2=b2)
 
 
-def sgd(axes: Any, *, momentum: Scalar = 0.9, nesterov: bool = False) -> Direction:
+def sgd(axes: Any, *, momentum: Share = 0.9, nesterov: bool = False) -> Direction:
     """Gradient descent with momentum."""
     return optax.trace(decay=momentum, nesterov=nesterov)
 
 
 def adafactor(
-    axes: Any, *, decay_rate: Scalar = 0.8, clipping: Scalar = 1.0, min_dim: int = 128
+    axes: Any,
+    *,
+    decay_rate: Positive = 0.8,
+    clipping: Positive = 1.0,
+    min_dim: Annotated[int, POSITIVE] = 128,
 ) -> Direction:
-    """Factored second moments (Shazeer & Stern 2018), updates clipped to RMS `clipping`."""
+    """Factored second moments (Shazeer & Stern 2018), updates clipped to RMS `clipping`.
+
+    Each layer's weight is one matrix, from inputs to outputs.
+    """
     factored = optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=min_dim)
-    return optax.chain(factored, optax.clip_by_block_rms(clipping))
+    return optax.chain(_on_matrices(axes, factored), _clip_by_rms(axes, clipping))
 
 
 def muon(
     axes: Any,
     *,
-    beta: Scalar = 0.95,
-    rms: Scalar = 0.2,
-    b1: Scalar = 0.9,
-    b2: Scalar = 0.95,
-    eps: Scalar = 1e-8,
+    beta: Share = 0.95,
+    rms: Positive = 0.2,
+    b1: Share = 0.9,
+    b2: Share = 0.95,
+    eps: Positive = 1e-8,
 ) -> Direction:
     """Orthogonalised momentum for the matrices of blocks (Jordan et al. 2024), Adam for the rest.
 
@@ -208,6 +217,42 @@ def _matrix_dims(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | optax.
     if axes[-1] == 'embed':
         return contrib.MuonDimensionNumbers(tuple(range(1, len(axes) - 1)), (len(axes) - 1,))
     return contrib.MuonDimensionNumbers((1,), tuple(range(2, len(axes))))
+
+
+def _on_matrices(axes: Any, direction: Direction) -> Direction:
+    """Shows `direction` the weights of blocks as (layers, inputs, outputs), others as they are."""
+
+    def matrices(tree: Any) -> Any:
+        return jax.tree.map(_as_matrix, axes, tree, is_leaf=_is_axes)
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        new, state = direction.update(matrices(grads), state, matrices(params))
+        return jax.tree.map(lambda u, g: u.reshape(g.shape), new, grads), state
+
+    return Direction(lambda params: direction.init(matrices(params)), update)
+
+
+def _as_matrix(axes: tuple[str, ...], x: Any) -> Any:
+    dims = _matrix_dims(axes)
+    if not _is_dims(dims):
+        return x
+    rows = math.prod(x.shape[d] for d in dims.reduction_axis)
+    return x.reshape(x.shape[0], rows, -1)
+
+
+def _clip_by_rms(axes: Any, threshold: Scalar) -> Direction:
+    """Divides an update whose RMS exceeds `threshold`, layer by layer."""
+
+    def clip(names: tuple[str, ...], u: Any) -> Any:
+        if isinstance(u, optax.MaskedNode):  # frozen
+            return u
+        over = range(1 if names[:1] == ('layers',) else 0, u.ndim)
+        rms = jnp.sqrt(jnp.mean(u * u, axis=tuple(over), keepdims=True))
+        return u / jnp.maximum(1.0, rms / threshold)
+
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(clip, axes, updates, is_leaf=_is_axes)
+    )
 
 
 def _scale_to_rms(dims: Any, rms: Scalar) -> Direction:
