@@ -65,7 +65,7 @@ def generate(
             f'model has learned positions for {max_length}; ask for fewer'
         )
     tokens = jnp.tile(jnp.asarray(ids, jnp.int32), (num_samples, 1))
-    out = generate_tokens(model, params, tokens, sampling, tokenizer.vocab_size)
+    out = generate_tokens(model, params, tokens, sampling)
     texts = []
     for row in jax.device_get(out).tolist():
         if tokenizer.eos_id in row:
@@ -74,19 +74,18 @@ def generate(
     return texts
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'sampling', 'vocab_size'))
+@functools.partial(jax.jit, static_argnames=('model', 'sampling'))
 def generate_tokens(
-    model: Model, params: Any, tokens: Int[Array, 'B P'], sampling: Sampling, vocab_size: int
+    model: Model, params: Any, tokens: Int[Array, 'B P'], sampling: Sampling
 ) -> Int[Array, 'B N']:
-    """`sampling.max_tokens` ids that follow `tokens`; ids from `vocab_size` up are padding."""
+    """`sampling.max_tokens` ids that follow `tokens`."""
     length = tokens.shape[1] + sampling.max_tokens
     key = jax.random.key(sampling.seed)
     logits_BLV, cache = apply_cached(model, params, None, tokens, length)
-    draw = functools.partial(sample, sampling=sampling, vocab_size=vocab_size)
 
     def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
         cache, logits_BV = carry
-        token_B = draw(logits_BV, key=jax.random.fold_in(key, index))
+        token_B = sample(logits_BV, sampling, jax.random.fold_in(key, index))
         logits_BLV, cache = apply_cached(model, params, cache, token_B[:, None], length)
         return (cache, logits_BLV[:, -1]), token_B
 
@@ -95,17 +94,13 @@ def generate_tokens(
     return out_NB.T
 
 
-def sample(
-    logits_BV: Float[Array, 'B V'], sampling: Sampling, vocab_size: int, key: jax.Array
-) -> Int[Array, ' B']:
+def sample(logits_BV: Float[Array, 'B V'], sampling: Sampling, key: jax.Array) -> Int[Array, ' B']:
     """One token a row."""
-    real = jnp.arange(logits_BV.shape[-1]) < vocab_size
-    logits_BV = jnp.where(real, logits_BV, MASKED)
     if sampling.temperature == 0:
         return jnp.argmax(logits_BV, -1).astype(jnp.int32)
     logits_BV = logits_BV / sampling.temperature
     if sampling.top_k:
-        kth = jax.lax.top_k(logits_BV, min(sampling.top_k, vocab_size))[0][:, -1:]
+        kth = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))[0][:, -1:]
         logits_BV = jnp.where(logits_BV >= kth, logits_BV, MASKED)
     if sampling.top_p < 1:
         ordered = jnp.sort(logits_BV, axis=-1)[:, ::-1]

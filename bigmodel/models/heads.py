@@ -7,15 +7,20 @@ from jaxtyping import Array, Float, Int
 
 from bigmodel.errors import unknown
 from bigmodel.layers.initializers import Init, fan_in
+from bigmodel.layers.kernels import MASKED
 from bigmodel.layers.linear import Linear
 from bigmodel.models.backbone import Backbone
 from bigmodel.sharding import constrain
 
 
 class LMHead(nn.Module):
-    """Logits over the vocabulary; `tied` reuses the token table (Press & Wolf 2017)."""
+    """Logits over the vocabulary; `tied` reuses the token table (Press & Wolf 2017).
+
+    Of the table's `vocab_size` rows the tokenizer has `num_ids`; the others get −1e30.
+    """
 
     vocab_size: int
+    num_ids: int
     tied: bool = True
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
@@ -32,7 +37,10 @@ class LMHead(nn.Module):
         else:
             rest = (False, 'head', self.init, self.dtype)
             logits = Linear((self.vocab_size,), ('embed',), ('vocab',), *rest, name='out')(x_BLD)
-        return constrain(logits.astype(jnp.float32), 'batch', 'length', 'vocab')
+        logits = constrain(logits.astype(jnp.float32), 'batch', 'length', 'vocab')
+        if self.num_ids == self.vocab_size:
+            return logits
+        return jnp.where(jnp.arange(self.vocab_size) < self.num_ids, logits, MASKED)
 
 
 class Classifier(nn.Module):

@@ -83,6 +83,7 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
         'init': init,
         'dtype': jnp.dtype(dtype),
         'vocab_size': padded_vocab(model.vocab_size, vocab_size),
+        'num_ids': vocab_size,
         'num_labels': num_labels,
         'max_length': model.max_length,
     }

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from bigmodel.layers.kernels import MASKED
+
 
 def cross_entropy(
     logits: Float[Array, '*s V'],
@@ -14,7 +16,7 @@ def cross_entropy(
     """(loss, negative log-likelihood, correct) for each target, in nats, float32.
 
     The loss is the NLL plus `z_loss`·log²Z (Chowdhery et al. 2022, §5), with the target smoothed to
-    (1−ε)·onehot + ε/V (Szegedy et al. 2016, §7).
+    (1−ε)·onehot + ε/V (Szegedy et al. 2016, §7), where V does not count ids that the head masks.
     """
     logits = logits.astype(jnp.float32)
     log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -22,7 +24,8 @@ def cross_entropy(
     nll = log_z - at_target
     loss = nll
     if label_smoothing:
-        loss = (1 - label_smoothing) * nll + label_smoothing * (log_z - jnp.mean(logits, -1))
+        mean = jnp.mean(logits, -1, where=logits > MASKED / 2)
+        loss = (1 - label_smoothing) * nll + label_smoothing * (log_z - mean)
     if z_loss:
         loss = loss + z_loss * log_z**2
     return loss, nll, jnp.argmax(logits, axis=-1) == targets

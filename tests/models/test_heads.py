@@ -12,6 +12,7 @@ from bigmodel.errors import UserError
 from bigmodel.models.heads import HEADS, POOLS
 from bigmodel.models.model import Model, apply, init_params
 from tests.small import (
+    VOCAB,
     forward,
     quick_jit,
     random_params,
@@ -45,6 +46,15 @@ def test_untied_logits_have_their_own_weight() -> None:
     params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
     want = residual(model, params, tokens) @ params['head']['out']['weight']
     np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, tokens))(params), want, **CLOSE)
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_rows_that_pad_the_table_are_never_predicted(tied: bool) -> None:
+    model = small_model(LENGTH, head=f'lm(tied={tied})', vocab_size=40)
+    logits = forward(model)(random_params(model), jnp.asarray(random_tokens(2, LENGTH)), None, None)
+    assert logits.shape[-1] == 40
+    probabilities = jax.nn.softmax(logits)
+    assert np.all(probabilities[..., VOCAB:] == 0) and np.all(probabilities[..., :VOCAB] > 0)
 
 
 @pytest.mark.parametrize('pool', POOLS)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bigmodel.errors import UserError
+from bigmodel.layers.kernels import MASKED
 from bigmodel.models.model import Model
 from bigmodel.tasks.build import TASKS, build_task
 from bigmodel.tasks.losses import cross_entropy
@@ -53,6 +54,17 @@ def test_z_loss_is_added_as_the_square_of_log_z(smoothing: float) -> None:
     picked = np.take_along_axis(np.asarray(logits), np.asarray(targets)[..., None], -1)[..., 0]
     np.testing.assert_allclose(nll, log_z - picked, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(correct, np.argmax(logits, -1) == targets)
+
+
+def test_smoothing_gives_nothing_to_masked_ids() -> None:
+    logits, targets = golden('cross_entropy/0.0')['logits'], golden('cross_entropy')['targets']
+    padded = jnp.pad(logits, ((0, 0),) * (logits.ndim - 1) + ((0, 5),), constant_values=MASKED)
+    for got, want in zip(
+        cross_entropy(padded, targets, 0.1, 0.01),
+        cross_entropy(logits, targets, 0.1, 0.01),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def lm_batch(tokens: Any, segments: Any = None, **more: Any) -> dict[str, jax.Array]:
