@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bigmodel import params as params_lib
+from bigmodel.devices import QUICK_COMPILE
 from bigmodel.models import presets
 from bigmodel.models.model import Model, apply, build_model
 from bigmodel.training.state import abstract_params
@@ -26,14 +27,9 @@ SHAPE = {
 }
 
 
-# Tests hold what a program computes, not how fast: a sixth of the time to compile. XLA's tanh is
-# only good to 1e-4 this way, so comparisons with golden values compile as usual.
-QUICK = {
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-    'xla_cpu_use_fusion_emitters': False,
-}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+# Tests hold what a program computes, not how fast. Comparisons with golden values compile as usual,
+# because tanh is less exact this way.
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
 
 
 def small_config(seq_len: int = 12, **model: Any) -> ConfigDict:

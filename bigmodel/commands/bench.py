@@ -34,23 +34,19 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
 
     from bigmodel import devices
     from bigmodel.training.evaluate import put_batch
-    from bigmodel.training.loop import compile_steps
+    from bigmodel.training.loop import compile_beside
     from bigmodel.training.setup import build
 
     setup = build(config)
     with setup.sharding.active():
-        state = setup.initial_state()
+        state, train_step, compile_seconds = compile_beside(setup, setup.initial_state)
         batches = [put_batch(setup.data.batches(i), setup.sharding) for i in range(4)]
-        train_step, _ = compile_steps(setup)
-        before = time.perf_counter()
-        compiled = train_step.lower(state, batches[0], setup.hparams).compile()
-        compile_seconds = time.perf_counter() - before
-        state, _ = jax.block_until_ready(compiled(state, batches[0], setup.hparams))
+        state, _ = jax.block_until_ready(train_step(state, batches[0], setup.hparams))
         first = devices.process_age()
         times = []
         for i in range(steps + 2):
             before = time.perf_counter()
-            state, _ = jax.block_until_ready(compiled(state, batches[i % 4], setup.hparams))
+            state, _ = jax.block_until_ready(train_step(state, batches[i % 4], setup.hparams))
             times.append(1000 * (time.perf_counter() - before))
     times = sorted(times[2:])
     median = statistics.median(times)

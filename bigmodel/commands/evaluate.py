@@ -15,11 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints one JSON object with the metrics."""
+    import jax
+
     from bigmodel import devices
     from bigmodel.training.evaluate import evaluate
-    from bigmodel.training.loop import compile_steps
     from bigmodel.training.restore import restored_params
     from bigmodel.training.setup import build, resolve
+    from bigmodel.training.step import make_eval_step
 
     config = resolve(load_run_config(args))
     config.accumulate = 1
@@ -29,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     params, step = restored_params(args.workdir, args.step, setup.abstract.params)
     with setup.sharding.active():
         data = setup.open_split(args.split)
-        _, eval_step = compile_steps(setup)
-        values = evaluate(eval_step, params, data, setup.sharding, args.batches)
+        eval_step = jax.jit(make_eval_step(setup.model, setup.task))
+        values = evaluate(setup, eval_step, params, data, args.batches)
     values['gzip_bits_per_byte'] = data.store.gzip_bits_per_byte
     print(json.dumps({'run': args.workdir, 'step': step, 'split': args.split, **values}, indent=2))
     return 0

@@ -6,6 +6,7 @@ with strided reads (measured: 30 % of a small model's step). Contracting in the 
 no transpose on any backend. Forward-mode differentiation through it is not defined.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -26,12 +27,13 @@ def _forward(x: Array, w: Array, n: int) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(n: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, w = saved
-    lead, out = x.ndim - n, w.ndim - n
-    dy_out = tuple(range(lead, lead + out))
-    dx = jax.lax.dot_general(dy, w, ((dy_out, tuple(range(n, n + out))), ((), ())))
-    rows = tuple(range(lead))
-    dw = jax.lax.dot_general(x, dy, ((rows, rows), ((), ())))
-    return dx, dw
+    inputs, outputs = math.prod(w.shape[:n]), math.prod(w.shape[n:])
+    # As matrices: XLA:CPU plans products of more dims worse (measured: 5 % of a small step). Rows
+    # merge batch and length, which costs nothing while meshes split the batch alone.
+    dy_MO, x_MI = dy.reshape(-1, outputs), x.reshape(-1, inputs)
+    dx_MI = jax.lax.dot_general(dy_MO, w.reshape(inputs, outputs), (((1,), (1,)), ((), ())))
+    dw_IO = jax.lax.dot_general(x_MI, dy_MO, (((0,), (0,)), ((), ())))
+    return dx_MI.reshape(x.shape), dw_IO.reshape(w.shape)
 
 
 contract.defvjp(_forward, _backward)

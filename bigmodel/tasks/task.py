@@ -21,7 +21,7 @@ class Task:
 
     extra_tokens = 0
     labelled = False
-    causal = False  # whether the model must not see later tokens
+    causal = False  # whether every next token is predicted, so the model must not see later ones
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         """Metrics of `batch`; dropout is on exactly when `dropout_key` is given."""

@@ -9,29 +9,31 @@ import jax
 from bigmodel.data.pipeline import Batch, Data
 from bigmodel.metrics import Metrics, add
 from bigmodel.sharding import Sharding
+from bigmodel.training.setup import Setup
 
 EvalStep = Callable[[Any, Any], Metrics]
 
 
 def evaluate(
-    eval_step: EvalStep, params: Any, data: Data, sharding: Sharding, num_batches: int = 0
+    setup: Setup, eval_step: EvalStep, params: Any, data: Data, num_batches: int = 0
 ) -> dict[str, float]:
     """Mean metrics over `num_batches` batches of `data`, evenly spread (0: all of them).
 
-    Language models also get `bits_per_byte` of text, which does not depend on the tokenizer.
+    Tasks that predict every next token also get `bits_per_byte` of text, which does not depend on
+    the tokenizer.
     """
     total: Metrics | None = None
     there = data.batches.num_batches
     count = min(num_batches or there, there)
     for i in range(count):
         # Neighbouring rows are of the same document, hence the spread.
-        metrics = eval_step(params, put_batch(data.batches(i * there // count), sharding))
+        metrics = eval_step(params, put_batch(data.batches(i * there // count), setup.sharding))
         # Waits for each batch: XLA:CPU's devices deadlock in their collectives when they run
         # ahead of each other, which only a dependence between programs forbids.
         metrics = jax.device_get(metrics)
         total = metrics if total is None else add(total, metrics)
     values = {key: mean.value() for key, mean in (total or {}).items()}
-    if 'nll' in values and 'label' not in data.batches(0):
+    if setup.task.causal:
         values['bits_per_byte'] = values['nll'] / math.log(2) * _predicted_per_byte(data)
     return values
 

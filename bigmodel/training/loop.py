@@ -1,9 +1,9 @@
 """The loop: a list of stages in a fixed order."""
 
-import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,16 +11,15 @@ import jax
 
 from bigmodel import devices
 from bigmodel.data.pipeline import prefetch
-from bigmodel.errors import UserError
-from bigmodel.metrics import Metrics
 from bigmodel.training.checkpoints import Checkpoints
-from bigmodel.training.console import Progress, evaluation_line, print_plan
+from bigmodel.training.console import print_plan
 from bigmodel.training.evaluate import evaluate, put_batch
+from bigmodel.training.log import Log
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
 from bigmodel.training.state import State
 from bigmodel.training.step import make_eval_step, make_train_step
-from bigmodel.training.writers import JsonlWriter, TensorBoardWriter, draw_loss, read_jsonl
+from bigmodel.training.writers import draw_loss, read_jsonl
 
 
 class Interrupted(Exception):
@@ -41,17 +40,20 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         # 1. Splits that evaluations read, so that a mistake shows before anything is written.
         splits = {name: setup.open_split(e.split) for name, e in config.evals.items()}
 
-        # 2. The run directory and the state: the newest checkpoint, or the initial one.
+        # 2. The run directory.
         run.create(setup)
         checkpoints = Checkpoints(
             run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every
         )
         start = checkpoints.latest() or 0
-        state = checkpoints.restore(start, setup.abstract) if start else setup.initial_state()
         print_plan(setup, str(run.path), start)
 
-        # 3. Compiled programs.
-        train_step, eval_step = compile_steps(setup)
+        # 3. The state, from the newest checkpoint or initial; meanwhile XLA compiles the step.
+        state, train_step, _ = compile_beside(
+            setup,
+            lambda: checkpoints.restore(start, setup.abstract) if start else setup.initial_state(),
+        )
+        eval_step = jax.jit(make_eval_step(setup.model, setup.task))
 
         # 4. Writers, which continue where the checkpoint is.
         elapsed = _seconds_before(run, start)
@@ -61,11 +63,12 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
             log.flush()
             for name in names:
                 count = config.evals[name].batches
-                values = evaluate(eval_step, state.params, splits[name], setup.sharding, count)
+                values = evaluate(setup, eval_step, state.params, splits[name], count)
                 log.evaluation(step, name, values, splits[name].store.gzip_bits_per_byte)
 
         # 5. Steps. The host reads the metrics of a step while the device runs the next.
         batches = prefetch(setup.data.batches, start, config.num_steps)
+        step = start
         for step, batch in enumerate(batches, start + 1):
             state, metrics = train_step(state, put_batch(batch, setup.sharding), setup.hparams)
             log.step(step, metrics)
@@ -74,92 +77,42 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
             if step % config.checkpoint.every == 0 or last or stop:
                 log.flush()
                 checkpoints.save(step, state)
-            if stop and not last:
-                batches.close()
-                checkpoints.close()
-                log.close()
-                raise Interrupted(stop[0], step)
+            if stop:
+                break
 
         # 6. The end: wait for the last checkpoint, then say what came out.
+        batches.close()
         checkpoints.close()
         log.close()
+        if stop:
+            raise Interrupted(stop[0], step)
         draw_loss(run.metrics, run.loss, config.name)
         return state, _result(setup, run, log)
 
 
-def compile_steps(setup: Setup) -> tuple[Any, Any]:
-    """The training step (which reuses the memory of the old state) and the evaluation step."""
+def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State, Any, float]:
+    """`make_state()`, the training step compiled while that ran, and the seconds of compilation.
+
+    The step reuses the memory of the old state.
+    """
     config = setup.config
     # A mixer with arguments may have a dropout of its own; a key that nobody uses costs nothing.
     dropout = config.model.dropout > 0 or '(' in config.model.mixer
     step = make_train_step(setup.model, setup.task, setup.optimizer, config.accumulate, dropout)
     places = jax.tree.map(lambda a: a.sharding, setup.abstract)
-    train_step = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
-    return train_step, jax.jit(make_eval_step(setup.model, setup.task))
+    batch = put_batch(setup.data.batches(0), setup.sharding)
+    began = time.perf_counter()
+    lowered = jax.jit(step, donate_argnums=0, out_shardings=(places, None)).lower(
+        setup.abstract, batch, setup.hparams
+    )
 
+    def compile_step() -> tuple[Any, float]:
+        return lowered.compile(), time.perf_counter() - began
 
-class Log:
-    """Reads metrics one step late and hands them to the writers and the screen."""
-
-    def __init__(self, setup: Setup, run: RunDir, start: int, elapsed: float) -> None:
-        self._setup, self._start = setup, start
-        self._writers = (
-            JsonlWriter(run.metrics, start),
-            TensorBoardWriter(run.tensorboard, start),
-        )
-        config = setup.config
-        self._progress = Progress(config.num_steps, start, setup.tokens_per_step, config.log_every)
-        self._pending: tuple[int, Metrics] | None = None
-        self._began = time.monotonic() - elapsed
-        self._recent = (start, time.monotonic())
-
-    def step(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of `step` and writes those of the step before."""
-        self.flush()
-        self._pending = (step, metrics)
-
-    def flush(self) -> None:
-        """Writes what is pending; waits for the device."""
-        if self._pending is None:
-            return
-        step, metrics = self._pending
-        self._pending = None
-        loss = metrics['loss'].value()
-        config = self._setup.config
-        if config.check_finite and not math.isfinite(loss):
-            raise UserError(
-                f'the loss is {loss} at step {step}; try a lower optimizer.learning_rate or more '
-                f'warm-up (check_finite=False goes on regardless)'
-            )
-        self._progress.update(step, loss)
-        if step % config.log_every == 0 or step == config.num_steps:
-            values = {name: mean.value() for name, mean in jax.device_get(metrics).items()}
-            before, then = self._recent
-            now = time.monotonic()
-            rate = (step - before) * self._setup.tokens_per_step / max(now - then, 1e-9)
-            self._recent = (step, now)
-            self._write({'step': step, 'split': 'train', **values, 'tokens_per_second': rate})
-
-    def evaluation(self, step: int, name: str, values: dict[str, float], gzip: float) -> None:
-        """Writes the result of an evaluation."""
-        self._write({'step': step, 'split': name, **values})
-        self._progress.note(evaluation_line(step, name, values, gzip))
-        self._recent = (step, time.monotonic())
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the run, earlier parts included."""
-        return time.monotonic() - self._began
-
-    def close(self) -> None:
-        """Closes the writers and leaves the bar."""
-        self._progress.close()
-        for writer in self._writers:
-            writer.close()
-
-    def _write(self, record: dict[str, Any]) -> None:
-        for writer in self._writers:
-            writer.write({**record, 'seconds': round(self.seconds, 3)})
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(compile_step)
+        state = make_state()
+        return state, *compiling.result()
 
 
 @contextmanager

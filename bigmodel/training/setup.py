@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from bigmodel import devices
 from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.data.pipeline import Data, open_data
@@ -24,13 +25,12 @@ from bigmodel.training.state import State, abstract_params, init_state, state_sh
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """A checked run: nothing of it has been computed yet."""
+class Outline:
+    """What a config says of a run, without its data: checked, and nothing computed yet."""
 
     config: ConfigDict
     sharding: Sharding
     task: Task
-    data: Data
     model: Model
     optimizer: Optimizer
     hparams: HParams
@@ -53,6 +53,13 @@ class Setup:
         """How many parameters the model has."""
         return params_lib.count(self.abstract.params)
 
+
+@dataclasses.dataclass(frozen=True)
+class Setup(Outline):
+    """A run that can start."""
+
+    data: Data
+
     def open_split(self, split: str) -> Data:
         """A split for evaluation: every row once, in order."""
         return _open(self.config, self.task, split, self.data.tokenizer, shuffle=False)
@@ -61,7 +68,9 @@ class Setup:
         """The state before the first step, with what `init_from` restores."""
         placed = jax.tree.map(lambda a: a.sharding, self.abstract)
         init = jax.jit(
-            lambda hparams: init_state(self.model, self.optimizer, hparams), out_shardings=placed
+            lambda hparams: init_state(self.model, self.optimizer, hparams),
+            out_shardings=placed,
+            compiler_options=devices.quick_compile(),
         )
         state = init(self.hparams)
         source = self.config.init_from
@@ -106,12 +115,27 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 def build(config: ConfigDict) -> Setup:
     """Checks `config` (resolved) and builds its parts; raises UserError for the first mistake."""
+    data = _open(config, build_task(config.task), 'train', None, shuffle=True)
+    plan = outline(config, data)
+    setup = Setup(**vars(plan), data=data)
+    _check_init_from(setup)
+    return setup
+
+
+def outline(config: ConfigDict, data: Data | None = None) -> Outline:
+    """`build` as far as it goes without data.
+
+    Opens `data` only where the model depends on it: for the number of labels, and for the size of
+    the vocabulary when `model.vocab_size` is 0.
+    """
     sharding = make_sharding(config.sharding.mesh, config.sharding.rules)
     _check_batch(config, sharding)
     task = build_task(config.task)
-    data = _open(config, task, 'train', None, shuffle=True)
     platform = sharding.mesh.devices.flat[0].platform
-    vocab_size, num_labels = data.tokenizer.vocab_size, len(data.label_names)
+    if data is None and (task.labelled or not config.model.vocab_size):
+        data = _open(config, task, 'train', None, shuffle=True)
+    vocab_size = data.tokenizer.vocab_size if data else config.model.vocab_size
+    num_labels = len(data.label_names) if data else 0
     model = build_model(config.model, vocab_size, num_labels, platform)
     boxed = abstract_params(model)
     optimizer, hparams = build_optimizer(config, boxed)
@@ -121,11 +145,12 @@ def build(config: ConfigDict) -> Setup:
         shapes,
         state_sharding(sharding, boxed, shapes),
     )
+    # Placed once: a step would send them to every device again.
+    hparams = jax.device_put(hparams, sharding.replicated())
     kernel = kernel_name(config.model, platform)
-    setup = Setup(config, sharding, task, data, model, optimizer, hparams, boxed, abstract, kernel)
-    _check_head(setup)
-    _check_init_from(setup)
-    return setup
+    plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
+    _check_head(plan)
+    return plan
 
 
 def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: bool) -> Data:
@@ -152,7 +177,7 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
         )
 
 
-def _check_head(setup: Setup) -> None:
+def _check_head(setup: Outline) -> None:
     """The task, the head and the masks must fit each other."""
     model = setup.config.model
     for mask in model.pattern or (model.mask,):

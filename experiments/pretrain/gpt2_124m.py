@@ -20,6 +20,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.data.seq_len, c.data.batch_size = 1024, 480
     c.accumulate = 15
     c.model.size = 'gpt2-124m'
+    c.model.vocab_size = 50_304  # GPT-2's 50,257 tokens, rounded up to a multiple of 64
     c.model.remat = 'dots_no_batch'
     c.optimizer.name = 'adamw(b1=0.9, b2=0.95)'
     c.optimizer.learning_rate = 6e-4

@@ -20,6 +20,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.data.tokenizer = 'hf("tokenizer.json")'
     c.data.seq_len, c.data.batch_size = 2048, 512
     c.model.size = 'llama-1b'
+    c.model.vocab_size = 128_256  # Llama 3's tokens
     c.model.remat = 'full'
     c.optimizer.name = 'adamw(b1=0.9, b2=0.95)'
     c.optimizer.learning_rate = 3e-4

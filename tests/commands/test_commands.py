@@ -61,6 +61,23 @@ def test_show_prints_config_parameters_and_cost(text, capsys):
     assert 'FLOPs a token' in out
 
 
+def test_show_needs_no_data_where_the_vocabulary_is_given(text, tmp_path, capsys):
+    given = ['--config.model.vocab_size=320', f'--config.data.path={tmp_path / "absent.txt"}']
+    assert main(['show', *base(text), *given]) == 0
+    assert 'vocab=320' in capsys.readouterr().out
+
+
+def test_labelled_documents_have_bits_per_byte_too(tmp_path, capsys):
+    lines = [json.dumps({'text': f'row {i} of many', 'label': str(i % 2)}) for i in range(200)]
+    (tmp_path / 'rows.jsonl').write_text('\n'.join(lines))
+    run = tmp_path / 'run'
+    data = ['source=jsonl(label="label")', 'packing=windows', f'path={tmp_path / "rows.jsonl"}']
+    changes = [f'--config.data.{change}' for change in data]
+    assert main(['train', *base(tmp_path), *changes, f'--workdir={run}']) == 0
+    values = json.loads((run / 'result.json').read_text())['metrics']['validation']
+    assert values['bits_per_byte'] > 0
+
+
 def test_evaluate_repeats_the_last_evaluation_of_the_run(finished_run, capsys):
     assert main(['evaluate', f'--workdir={finished_run}', '--batches=1']) == 0
     values = json.loads(capsys.readouterr().out)

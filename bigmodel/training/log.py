@@ -1,0 +1,78 @@
+"""What becomes of the metrics of a step: read one step late, checked, written and shown."""
+
+import math
+import time
+from typing import Any
+
+import jax
+
+from bigmodel.errors import UserError
+from bigmodel.metrics import Metrics
+from bigmodel.training.console import Progress, evaluation_line
+from bigmodel.training.rundir import RunDir
+from bigmodel.training.setup import Setup
+from bigmodel.training.writers import JsonlWriter, TensorBoardWriter
+
+
+class Log:
+    """Reads metrics one step late and hands them to the writers and the screen."""
+
+    def __init__(self, setup: Setup, run: RunDir, start: int, elapsed: float) -> None:
+        self._setup, self._start = setup, start
+        self._writers = (
+            JsonlWriter(run.metrics, start),
+            TensorBoardWriter(run.tensorboard, start),
+        )
+        config = setup.config
+        self._progress = Progress(config.num_steps, start, setup.tokens_per_step, config.log_every)
+        self._pending: tuple[int, Metrics] | None = None
+        self._began = time.monotonic() - elapsed
+        self._recent = (start, time.monotonic())
+
+    def step(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of `step` and writes those of the step before."""
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Writes what is pending; waits for the device."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        loss = metrics['loss'].value()
+        config = self._setup.config
+        if config.check_finite and not math.isfinite(loss):
+            raise UserError(
+                f'the loss is {loss} at step {step}; try a lower optimizer.learning_rate or more '
+                f'warm-up (check_finite=False goes on regardless)'
+            )
+        self._progress.update(step, loss)
+        if step % config.log_every == 0 or step == config.num_steps:
+            values = {name: mean.value() for name, mean in jax.device_get(metrics).items()}
+            before, then = self._recent
+            now = time.monotonic()
+            rate = (step - before) * self._setup.tokens_per_step / max(now - then, 1e-9)
+            self._recent = (step, now)
+            self._write({'step': step, 'split': 'train', **values, 'tokens_per_second': rate})
+
+    def evaluation(self, step: int, name: str, values: dict[str, float], gzip: float) -> None:
+        """Writes the result of an evaluation."""
+        self._write({'step': step, 'split': name, **values})
+        self._progress.note(evaluation_line(step, name, values, gzip))
+        self._recent = (step, time.monotonic())
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, earlier parts included."""
+        return time.monotonic() - self._began
+
+    def close(self) -> None:
+        """Closes the writers and leaves the bar."""
+        self._progress.close()
+        for writer in self._writers:
+            writer.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        for writer in self._writers:
+            writer.write({**record, 'seconds': round(self.seconds, 3)})
