@@ -102,6 +102,19 @@ class T5(Position):
     bidirectional: bool = False
     init: Init = fan_in
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        exact = self.num_buckets // (4 if self.bidirectional else 2)
+        if exact < 1:
+            raise ValueError(
+                f'num_buckets={self.num_buckets} must be at least {4 if self.bidirectional else 2}'
+            )
+        if self.max_distance <= exact:
+            raise ValueError(
+                f'max_distance={self.max_distance} must exceed the {exact} distances that have a '
+                f'bucket each'
+            )
+
     @nn.compact
     def bias(self, num_heads: int) -> Bias:
         table = Embed(

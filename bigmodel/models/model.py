@@ -95,7 +95,7 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
             f'model.pattern has {len(masks)} blocks, which does not divide model.depth='
             f'{model.depth}'
         )
-    blocks = tuple(_block(model, mask, make_position, norm, known, platform) for mask in masks)
+    blocks = tuple(_block(model, mask, norm, known, platform) for mask in masks)
     repeats = model.depth // len(masks)
     embed = partial(Embed, known['vocab_size'], model.width, init=init, dtype=known['dtype'])
     backbone = partial(
@@ -117,13 +117,12 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
 def _block(
     model: ConfigDict,
     mask: str,
-    make_position: Callable[..., Position],
     norm: Callable[..., nn.Module],
     known: Mapping[str, Any],
     platform: str,
 ) -> Callable[..., nn.Module]:
     mask_part = make(MASKS, mask, 'model.mask')
-    position = make_position()
+    position = make(POSITIONS, model.position, 'model.position', **known)
     mixer = bind(
         MIXERS,
         model.mixer,

@@ -48,11 +48,10 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         start = checkpoints.latest() or 0
         print_plan(setup, str(run.path), start)
 
-        # 3. The state, from the newest checkpoint or initial; meanwhile XLA compiles the step.
-        state, train_step, _ = compile_beside(
-            setup,
-            lambda: checkpoints.restore(start, setup.abstract) if start else setup.initial_state(),
-        )
+        # 3. The state, and the programs. A checkpoint is read first, because it may be damaged; an
+        # initial state is made while the step compiles.
+        restored = checkpoints.restore(start, setup.abstract) if start else None
+        state, train_step, _ = compile_beside(setup, lambda: restored or setup.initial_state())
         eval_step = jax.jit(make_eval_step(setup.model, setup.task))
 
         # 4. Writers, which continue where the checkpoint is.
@@ -87,7 +86,10 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         if stop:
             raise Interrupted(stop[0], step)
         draw_loss(run.metrics, run.loss, config.name)
-        return state, _result(setup, run, log)
+        result = _result(setup, run, log)
+        if stop:  # came meanwhile, and is for whatever would follow
+            raise Interrupted(stop[0], step)
+        return state, result
 
 
 def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State, Any, float]:

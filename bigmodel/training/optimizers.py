@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,8 @@ def adafactor(
     Each layer's weight is one matrix, from inputs to outputs.
     """
     factored = optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=min_dim)
-    return optax.chain(_on_matrices(axes, factored), _clip_by_rms(axes, clipping))
+    matrix = optax.chain(factored, optax.clip_by_block_rms(clipping))
+    return _per_layer(axes, matrix, min_dim)
 
 
 def muon(
@@ -219,40 +220,49 @@ def _matrix_dims(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | optax.
     return contrib.MuonDimensionNumbers((1,), tuple(range(2, len(axes))))
 
 
-def _on_matrices(axes: Any, direction: Direction) -> Direction:
-    """Shows `direction` the weights of blocks as (layers, inputs, outputs), others as they are."""
+def _per_layer(axes: Any, direction: Direction, min_dim: int) -> Direction:
+    """Applies `direction` to each weight of each layer alone, as a matrix from inputs to outputs.
 
-    def matrices(tree: Any) -> Any:
-        return jax.tree.map(_as_matrix, axes, tree, is_leaf=_is_axes)
+    Weights with fewer inputs or outputs than `min_dim` are left in their shape, and so are those
+    outside of blocks.
+    """
+
+    def prepare(names: tuple[str, ...], x: jax.Array) -> jax.Array:
+        dims = _matrix_dims(names)
+        if not _is_dims(dims):
+            return x
+        rows = math.prod(x.shape[d] for d in dims.reduction_axis)
+        columns = math.prod(x.shape[d] for d in dims.output_axis)
+        return x.reshape(x.shape[0], rows, columns) if min(rows, columns) >= min_dim else x
+
+    def lift(names: tuple[str, ...], function: Callable) -> Callable:
+        return jax.vmap(function) if names[:1] == ('layers',) else function
+
+    def init_one(names: tuple[str, ...], p: Any) -> Any:
+        if isinstance(p, optax.MaskedNode):  # frozen
+            return p
+        return lift(names, direction.init)(prepare(names, p))
+
+    def update_one(names: tuple[str, ...], g: Any, state: Any, p: Any) -> Any:
+        if isinstance(g, optax.MaskedNode):
+            return _Updated(g, state)
+        new, state = lift(names, direction.update)(prepare(names, g), state, prepare(names, p))
+        return _Updated(new.reshape(g.shape), state)
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(init_one, axes, params, is_leaf=_is_axes)
 
     def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        new, state = direction.update(matrices(grads), state, matrices(params))
-        return jax.tree.map(lambda u, g: u.reshape(g.shape), new, grads), state
+        both = jax.tree.map(update_one, axes, grads, state, params, is_leaf=_is_axes)
+        pick = functools.partial(jax.tree.map, is_leaf=lambda x: type(x) is _Updated)
+        return pick(lambda u: u.update, both), pick(lambda u: u.state, both)
 
-    return Direction(lambda params: direction.init(matrices(params)), update)
-
-
-def _as_matrix(axes: tuple[str, ...], x: Any) -> Any:
-    dims = _matrix_dims(axes)
-    if not _is_dims(dims):
-        return x
-    rows = math.prod(x.shape[d] for d in dims.reduction_axis)
-    return x.reshape(x.shape[0], rows, -1)
+    return Direction(init, update)
 
 
-def _clip_by_rms(axes: Any, threshold: Scalar) -> Direction:
-    """Divides an update whose RMS exceeds `threshold`, layer by layer."""
-
-    def clip(names: tuple[str, ...], u: Any) -> Any:
-        if isinstance(u, optax.MaskedNode):  # frozen
-            return u
-        over = range(1 if names[:1] == ('layers',) else 0, u.ndim)
-        rms = jnp.sqrt(jnp.mean(u * u, axis=tuple(over), keepdims=True))
-        return u / jnp.maximum(1.0, rms / threshold)
-
-    return optax.stateless(
-        lambda updates, params: jax.tree.map(clip, axes, updates, is_leaf=_is_axes)
-    )
+class _Updated(NamedTuple):
+    update: Any
+    state: Any
 
 
 def _scale_to_rms(dims: Any, rms: Scalar) -> Direction:

@@ -16,7 +16,7 @@ from bigmodel.models import presets
 from bigmodel.models.counts import flops_per_token
 from bigmodel.models.model import Model, apply, build_model, kernel_name
 from bigmodel.sharding import Sharding, make_sharding
-from bigmodel.specs import make
+from bigmodel.specs import make, parse
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Task
 from bigmodel.training.checkpoints import Checkpoints, find_run
@@ -70,7 +70,8 @@ class Setup(Outline):
         init = jax.jit(
             lambda hparams: init_state(self.model, self.optimizer, hparams),
             out_shardings=placed,
-            compiler_options=devices.quick_compile(),
+            # Beyond this size slow code costs more than it saves in compilation.
+            compiler_options=devices.quick_compile() if self.num_params < 1e7 else None,
         )
         state = init(self.hparams)
         source = self.config.init_from
@@ -115,6 +116,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 def build(config: ConfigDict) -> Setup:
     """Checks `config` (resolved) and builds its parts; raises UserError for the first mistake."""
+    # Before data is prepared, which may take long and writes to the cache.
+    _check_batch(config, make_sharding(config.sharding.mesh, config.sharding.rules))
     data = _open(config, build_task(config.task), 'train', None, shuffle=True)
     plan = outline(config, data)
     setup = Setup(**vars(plan), data=data)
@@ -132,7 +135,8 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     _check_batch(config, sharding)
     task = build_task(config.task)
     platform = sharding.mesh.devices.flat[0].platform
-    if data is None and (task.labelled or not config.model.vocab_size):
+    labels = task.labelled or parse(config.model.head, 'model.head').name == 'classifier'
+    if data is None and (labels or not config.model.vocab_size):
         data = _open(config, task, 'train', None, shuffle=True)
     vocab_size = data.tokenizer.vocab_size if data else config.model.vocab_size
     num_labels = len(data.label_names) if data else 0

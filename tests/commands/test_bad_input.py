@@ -17,6 +17,8 @@ MISTAKES = {
     'bad argument type': (['--config.model.mask=window("x")'], ['size', 'expected int', "'x'"]),
     'bad argument value': (['--config.model.mask=window(0)'], ['size', 'must be positive, got 0']),
     'share out of range': (['--config.model.mixer=attention(dropout=1.5)'], ['in [0, 1)', '1.5']),
+    'too few buckets': (['--config.model.position=t5(num_buckets=1)'], ['num_buckets=1', '2']),
+    'short buckets': (['--config.model.position=t5(max_distance=16)'], ['max_distance=16', '16']),
     'not a spec': (['--config.model.position=rope(theta='], ['cannot read', 'model.position']),
     'code in a spec': (['--config.model.position=rope(theta=open("x"))'], ['literal values']),
     'heads and width': (['--config.model.num_heads=3'], ['width=16', 'num_heads=3']),

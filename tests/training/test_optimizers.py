@@ -150,13 +150,14 @@ def test_trajectory_is_the_papers(name: str, shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(got.reshape(np.shape(want)), want, rtol=1e-4, atol=2e-4)
 
 
-def test_adafactor_factors_each_layers_matrix() -> None:
-    """Two layers of (embed) -> (heads, head_dim) move as two matrices that are alone would."""
-    start, grads = small_problem(2, 8, 2, 3)
+@pytest.mark.parametrize('layers', [2, 12])  # fewer and more than a matrix has rows
+def test_adafactor_factors_each_layers_matrix(layers: int) -> None:
+    """Layers of (embed) -> (heads, head_dim) move as matrices that are alone would."""
+    start, grads = small_problem(layers, 8, 2, 3)
     axes = {'w': ('layers', 'embed', 'heads', 'head_dim')}
     c = config(name='adafactor(min_dim=2)', weight_decay=0.1)
-    got = trajectory(c, boxed({'w': (2, 8, 2, 3)}, **axes), start, grads)['w']
-    for layer in range(2):
+    got = trajectory(c, boxed({'w': (layers, 8, 2, 3)}, **axes), start, grads)['w']
+    for layer in range(layers):
         w = np.asarray(start['w'][layer], np.float64).reshape(8, 6)
         g = np.asarray(grads['w'][:, layer]).reshape(STEPS, 8, 6)
         want = np.stack(adafactor(w, g, 0.05, 0.1)).reshape(STEPS, 8, 2, 3)
