@@ -5,8 +5,9 @@ python launch.py --config=experiments/pretrain/shakespeare_char.py --config.data
 `input.txt` is the 1.1 MB tiny Shakespeare, of 65 characters; its last tenth is the validation set.
 Where TensorFlow Datasets can download, `--config.data.source='tfds("tiny_shakespeare")'` fetches
 it instead of a path. The shape, the optimizer and the 2,000 steps are those that nanoGPT's README
-gives for a laptop, where it reports a validation loss of 1.88. The loss is not measured here: the
-text was not at hand.
+gives for a laptop, where it reports a validation loss of 1.88 (of 20 random batches). Measured over
+the whole validation split, seeds 0 to 2, 85 s each on two shared CPU cores: 1.900, 1.904, 1.910.
+nanoGPT itself, trained and evaluated in the same way on the same machine: 1.907, 1.914, 1.908.
 """
 
 from ml_collections import ConfigDict
