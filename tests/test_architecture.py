@@ -17,7 +17,7 @@ from bigmodel.layers.masks import Causal
 from bigmodel.models.model import SLOTS
 from bigmodel.tasks.build import TASKS
 from bigmodel.tasks.losses import cross_entropy
-from bigmodel.training.optimizers import OPTIMIZERS
+from bigmodel.training.directions import OPTIMIZERS
 from bigmodel.training.schedules import SCHEDULES
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -10,7 +10,7 @@ import pytest
 from bigmodel.commands.main import COMMANDS
 from bigmodel.layers import positions
 from bigmodel.models.model import SLOTS, apply
-from bigmodel.training.optimizers import OPTIMIZERS
+from bigmodel.training.directions import OPTIMIZERS
 from bigmodel.training.schedules import SCHEDULES
 from experiments import defaults
 from tests.small import VOCAB, random_params, small_model

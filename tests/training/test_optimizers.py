@@ -13,7 +13,8 @@ from flax import linen as nn
 from bigmodel import config as config_lib
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
-from bigmodel.training.optimizers import OPTIMIZERS, build_optimizer
+from bigmodel.training.directions import OPTIMIZERS
+from bigmodel.training.optimizers import build_optimizer
 from bigmodel.training.state import abstract_params
 from experiments import defaults
 from tests.golden.values import golden
