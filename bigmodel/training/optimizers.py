@@ -1,9 +1,9 @@
 """Optimizers: what optax computes, with our regex lists and with traced hyperparameters.
 
-An entry of `OPTIMIZERS` (`directions.py`) gives a direction for a unit learning rate. `build_optimizer` adds the
-rest: clipping of the global gradient norm, decoupled weight decay, the schedule, and per-parameter
-multipliers. Hyperparameters are traced inputs: the optax chain is rebuilt inside the step from
-`hparams`, so runs that differ in them share one compiled program.
+An entry of `OPTIMIZERS` (`directions.py`) gives a direction for a unit learning rate.
+`build_optimizer` adds the rest: clipping of the global gradient norm, decoupled weight decay, the
+schedule, and per-parameter multipliers. Hyperparameters are traced inputs: the optax chain is
+rebuilt inside the step from `hparams`, so runs that differ in them share one compiled program.
 """
 
 import dataclasses
