@@ -33,12 +33,12 @@ def kerple(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_encoding_shown_is_the_formula_and_reaches_every_model(kerple):
     model = small_model(position='kerple')
     params = random_params(model)
-    names = params['backbone']['positions']
+    names = params['backbone']['position']
     names['a'], names['b'] = jnp.abs(names['a']), jnp.abs(names['b'])
     tokens = jax.random.randint(jax.random.key(0), (1, 8), 0, VOCAB)
     logits = jax.jit(lambda p: apply(model, p, tokens))(params)
     shifted = jax.tree.map(lambda x: x, params)
-    shifted['backbone']['positions']['a'] = names['a'] + 1
+    shifted['backbone']['position']['a'] = names['a'] + 1
     assert not jnp.allclose(logits, jax.jit(lambda p: apply(model, p, tokens))(shifted))
 
 

@@ -32,7 +32,7 @@ def test_card_builds_and_its_step_has_shapes(card: pathlib.Path) -> None:
     batch = dict.fromkeys(names, jax.ShapeDtypeStruct((rows, length), jnp.int32))
     if task.labelled:
         batch['label'] = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    step = make_train_step(model, task, optimizer, config.accumulate, bool(config.model.dropout))
+    step = make_train_step(model, task, optimizer, config.accumulate)
     new, metrics = jax.eval_shape(step, state, batch, hparams)
     described = [jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (new, state)]
     assert described[0] == described[1]

@@ -75,7 +75,7 @@ def train(sharding: Sharding, optimizer: str = 'adamw', accumulate: int = 1, **m
     shapes = jax.eval_shape(lambda h: init_state(built, opt, h), hparams)
     places = state_sharding(sharding, boxed, shapes)
     step = quick_jit(
-        make_train_step(built, build_task('causal_lm'), opt, accumulate, False),
+        make_train_step(built, build_task('causal_lm'), opt, accumulate),
         out_shardings=(places, None),
     )
     losses = []

@@ -9,6 +9,7 @@ from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 from bigmodel.layers.masks import MASKS
 from bigmodel.models.model import Model, build_model
+from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import make_sharding
 from bigmodel.specs import make, parse
 from bigmodel.training.restore import restored_params
@@ -22,7 +23,7 @@ def load_model(config: ConfigDict, workdir: str, step: int, vocab_size: int) -> 
     """
     if parse(config.model.head, 'model.head').name != 'lm':
         raise UserError(f'{workdir} has the head {config.model.head!r}; only lm generates text')
-    for mask in config.model.pattern or (config.model.mask,):
+    for mask in (layer['mask'] for layer in layer_specs(config.model)):
         if not make(MASKS, mask, 'model.mask').causal:
             raise UserError(f'{workdir} has the mask {mask!r}; only causal models generate text')
     model = build_model(config.model, vocab_size, 0, jax.default_backend())

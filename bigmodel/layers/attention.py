@@ -14,12 +14,13 @@ from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.kernels import Kernel, Reference
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
+from bigmodel.layers.mixer import Mixer
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import Position
 from bigmodel.specs import SHARE, bind
 
 
-class Attention(nn.Module):
+class Attention(Mixer):
     """softmax(QKᵀ/√d_k)V over `num_heads` heads (Vaswani et al. 2017).
 
     `num_kv_heads` < `num_heads` shares keys and values among groups of heads (Ainslie et al. 2023).
@@ -32,6 +33,7 @@ class Attention(nn.Module):
     head_dim: int
     mask: Mask = Causal()
     position: Position = Position()
+    position_key: str = ''
     kernel: Kernel = Reference()
     bias: bool = False
     out_bias: bool = False
@@ -47,15 +49,14 @@ class Attention(nn.Module):
         q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD)
         norm = bind(NORMS, self.qk_norm, 'attention(qk_norm=...)', axis='head_dim')
         q_BLHK, k_BLGK = norm(name='q_norm')(q_BLHK), norm(name='k_norm')(k_BLGK)
-        q_BLHK = self.position.rotate(q_BLHK, context.queries.position)
-        k_BLGK = self.position.rotate(k_BLGK, context.queries.position)
+        q_BLHK, k_BLGK = self.position.rotate(q_BLHK, k_BLGK, context)
         k_BSGK, v_BSGK = self._remember(k_BLGK, v_BLGK, context)
         o_BLHK = self.kernel(
             q_BLHK,
             k_BSGK,
             v_BSGK,
             self.mask & SameSegment(),
-            context,
+            context.replace(bias=context.biases.get(self.position_key)),
             self.dropout,
             self.make_rng('dropout') if self.dropout and self.has_rng('dropout') else None,
         )

@@ -3,7 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
@@ -41,14 +41,28 @@ class Coordinates:
 class Context:
     """What the backbone hands to every block beside the residual stream.
 
-    `aligned` says that the keys are the queries' own tokens. It is static: whether two fields are
-    one object is forgotten wherever a transformation takes the context apart.
+    `biases` holds the attention bias of every position encoding of the model, by its spec; each
+    attention layer hands its kernel the one of its own as `bias`. `aligned` says that the keys are
+    the queries' own tokens. It is static: whether two fields are one object is forgotten wherever a
+    transformation takes the context apart.
     """
 
     queries: Coordinates
     keys: Coordinates
     bias: 'Bias | None' = None
     aligned: bool = flax.struct.field(pytree_node=False, default=False)
+    biases: 'dict[str, Bias | None]' = flax.struct.field(default_factory=dict)
+
+    def starts(self) -> Bool[Array, 'B L']:
+        """Which queries are the first token of their document, where a recurrence begins anew.
+
+        B is 1 when rows hold one document.
+        """
+        here, index = self.queries.segment, self.queries.index
+        if here is None or self.keys.segment is None:
+            return (index == 0)[None]
+        before = jnp.take(self.keys.segment, jnp.maximum(index - 1, 0), axis=1)
+        return (here != before) | (index == 0)
 
 
 class Bias:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from bigmodel.layers.coordinates import Bias, Coordinates
+from bigmodel.layers.coordinates import Bias, Context, Coordinates
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Embed
 from bigmodel.specs import POSITIVE
@@ -30,14 +30,21 @@ class Position(nn.Module):
         return x_BLD
 
     def rotate(
-        self, x_BLHK: Float[Array, 'B L H K'], pos: Int[Array, 'P L']
-    ) -> Float[Array, 'B L H K']:
-        """Transforms queries or keys at positions `pos` (P is B or 1)."""
-        return x_BLHK
+        self,
+        q_BLHK: Float[Array, 'B L H K'],
+        k_BLGK: Float[Array, 'B L G K'],
+        context: Context,
+    ) -> tuple[Float[Array, 'B L H K'], Float[Array, 'B L G K']]:
+        """Transforms the queries and keys of the tokens `context.queries`."""
+        return q_BLHK, k_BLGK
 
     def bias(self, num_heads: int) -> Bias | None:
         """What is added to the attention logits, or None."""
         return None
+
+    def refusal(self, head_dim: int) -> str:
+        """Why heads of this width cannot use the encoding ('cannot …'), or ''."""
+        return ''
 
 
 class Sinusoidal(Position):
@@ -73,14 +80,18 @@ class Rope(Position):
     theta: Annotated[float, POSITIVE] = 10000.0
 
     def rotate(
-        self, x_BLHK: Float[Array, 'B L H K'], pos: Int[Array, 'P L']
-    ) -> Float[Array, 'B L H K']:
-        half = x_BLHK.shape[-1] // 2
+        self,
+        q_BLHK: Float[Array, 'B L H K'],
+        k_BLGK: Float[Array, 'B L G K'],
+        context: Context,
+    ) -> tuple[Float[Array, 'B L H K'], Float[Array, 'B L G K']]:
+        half = q_BLHK.shape[-1] // 2
         frequency = self.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-        angle = pos[:, :, None, None].astype(jnp.float32) * frequency
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        a, b = x_BLHK[..., :half], x_BLHK[..., half:]
-        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BLHK.dtype)
+        angle = context.queries.position[:, :, None, None].astype(jnp.float32) * frequency
+        return turn(q_BLHK, angle), turn(k_BLGK, angle)
+
+    def refusal(self, head_dim: int) -> str:
+        return f'rotates pairs of features, but head_dim={head_dim} is odd' if head_dim % 2 else ''
 
 
 class Alibi(Position):
@@ -157,6 +168,15 @@ class T5Bias(Bias):
             queries.distance(keys), self.table_NH.shape[0], self.max_distance, self.bidirectional
         )
         return jnp.take(self.table_NH.T, bucket_LS, axis=1)[None]
+
+
+def turn(
+    x_BLHK: Float[Array, 'B L H K'], angle: Float[Array, 'P L 1 k']
+) -> Float[Array, 'B L H K']:
+    """Rotates the pairs (x_i, x_{i+K/2}) by `angle` (k = K/2), in float32."""
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = jnp.split(x_BLHK, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BLHK.dtype)
 
 
 def sinusoids(pos: Int[Array, 'P L'], width: int, base: float) -> Float[Array, 'P L D']:

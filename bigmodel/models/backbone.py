@@ -1,6 +1,6 @@
 """The backbone: embed tokens, run the blocks (scanned, rematerialised), normalise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.linear import Embed
+from bigmodel.layers.losses import LOSSES
 from bigmodel.layers.positions import Position
 from bigmodel.sharding import constrain
 
@@ -39,12 +40,14 @@ class Group(nn.Module):
 class Backbone(nn.Module):
     """Token ids to the normalised residual stream.
 
-    `blocks` is the layer pattern, repeated `repeats` times; parameters are stacked on a leading
-    'layers' dim. `unroll` repetitions are compiled as straight code (same parameters either way).
+    `positions` are the encodings by their spec, the model's own first; only that one adds to the
+    embeddings. `blocks` is the layer pattern, repeated `repeats` times; parameters are stacked on a
+    leading 'layers' dim. `unroll` repetitions are compiled as straight code (same parameters either
+    way).
     """
 
     embed: Callable[..., Embed]
-    position: Callable[..., Position]
+    positions: Mapping[str, Callable[..., Position]]
     blocks: tuple[Callable[..., nn.Module], ...]
     norm: Callable[..., nn.Module]
     repeats: int
@@ -56,7 +59,9 @@ class Backbone(nn.Module):
 
     def setup(self) -> None:
         self.tokens = self.embed()
-        self.positions = self.position()
+        make_own, *make_others = self.positions.values()
+        self.position = make_own()
+        self.layer_positions = [make() for make in make_others]
         self.past = Past()
         self.embed_dropout = Dropout(self.dropout)
         group = Group
@@ -65,7 +70,7 @@ class Backbone(nn.Module):
             group = nn.remat(Group, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
         self.layers = nn.scan(
             group,
-            variable_axes={'params': 0, 'cache': 0},
+            variable_axes={'params': 0, 'cache': 0, LOSSES: 0},
             split_rngs={'params': True, 'dropout': True},
             in_axes=nn.broadcast,
             length=self.repeats,
@@ -86,7 +91,7 @@ class Backbone(nn.Module):
         x_BLD = self.tokens(tokens_BL)
         if self.scale_embed:
             x_BLD = x_BLD * jnp.sqrt(x_BLD.shape[-1]).astype(x_BLD.dtype)
-        x_BLD = self.positions.embed(x_BLD, context.queries.position)
+        x_BLD = self.position.embed(x_BLD, context.queries.position)
         x_BLD = constrain(self.embed_dropout(x_BLD), 'batch', 'length', 'features')
         x_BLD, _ = self.layers(x_BLD, context)
         return self.final_norm(x_BLD)
@@ -102,11 +107,13 @@ class Backbone(nn.Module):
         segments_BL: Array | None,
         cache_length: int | None,
     ) -> Context:
-        bias = self.positions.bias(self.num_heads)
+        made = (self.position, *self.layer_positions)
+        biases = {k: p.bias(self.num_heads) for k, p in zip(self.positions, made, strict=True)}
         if cache_length is None:
             here = Coordinates.of(tokens_BL.shape[1], positions_BL, segments_BL)
-            return Context(here, here, bias, aligned=True)
-        return Context(*self.past(tokens_BL, positions_BL, segments_BL, cache_length), bias)
+            return Context(here, here, biases=biases, aligned=True)
+        past = self.past(tokens_BL, positions_BL, segments_BL, cache_length)
+        return Context(*past, biases=biases)
 
 
 class Past(nn.Module):

@@ -20,13 +20,15 @@ from bigmodel.layers.attention import MIXERS
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.ffn import ACTIVATIONS, FFNS
 from bigmodel.layers.initializers import INITS
-from bigmodel.layers.kernels import KERNELS, Request, choose
+from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.linear import Embed
+from bigmodel.layers.losses import LOSSES, total_losses
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.norms import NORMS
-from bigmodel.layers.positions import POSITIONS, Position
+from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.backbone import REMAT, Backbone
 from bigmodel.models.heads import HEADS
+from bigmodel.models.stack import build_layers, kernel_names
 from bigmodel.specs import bind, make, parse
 
 SLOTS: dict[str, Mapping[str, Any]] = {
@@ -77,33 +79,20 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
             f'set it to 0 or to at least {vocab_size}'
         )
     _check_choices(model)
-    dtype = compute_dtype(model.dtype, platform)
-    init = make(INITS, model.init, 'model.init', depth=model.depth)
-    known = {
-        'init': init,
-        'dtype': jnp.dtype(dtype),
-        'vocab_size': padded_vocab(model.vocab_size, vocab_size),
-        'num_ids': vocab_size,
-        'num_labels': num_labels,
-        'max_length': model.max_length,
-    }
-    make_position = bind(POSITIONS, model.position, 'model.position', **known)
-    norm = bind(NORMS, model.norm, 'model.norm', axis='embed')
-    masks = model.pattern or (model.mask,)
-    if model.depth % len(masks):
-        raise UserError(
-            f'model.pattern has {len(masks)} blocks, which does not divide model.depth='
-            f'{model.depth}'
-        )
-    blocks = tuple(_block(model, mask, norm, known, platform) for mask in masks)
-    repeats = model.depth // len(masks)
-    embed = partial(Embed, known['vocab_size'], model.width, init=init, dtype=known['dtype'])
+    known = _known(model, vocab_size, num_labels, platform)
+    layers = build_layers(model, known, platform)
+    repeats = model.depth // len(layers)
+    own = dict.fromkeys([model.position, *(layer.specs['position'] for layer in layers)])
+    positions = {spec: bind(POSITIONS, spec, 'model.position', **known) for spec in own}
+    embed = partial(
+        Embed, known['vocab_size'], model.width, init=known['init'], dtype=known['dtype']
+    )
     backbone = partial(
         Backbone,
         embed=embed,
-        position=make_position,
-        blocks=blocks,
-        norm=norm,
+        positions=positions,
+        blocks=tuple(layer.make for layer in layers),
+        norm=bind(NORMS, model.norm, 'model.norm', axis='embed'),
         repeats=repeats,
         num_heads=model.num_heads,
         scale_embed=model.scale_embed,
@@ -114,41 +103,17 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
     return Model(backbone, _head(model, num_labels, known))
 
 
-def _block(
-    model: ConfigDict,
-    mask: str,
-    norm: Callable[..., nn.Module],
-    known: Mapping[str, Any],
-    platform: str,
-) -> Callable[..., nn.Module]:
-    mask_part = make(MASKS, mask, 'model.mask')
-    position = make(POSITIONS, model.position, 'model.position', **known)
-    mixer = bind(
-        MIXERS,
-        model.mixer,
-        'model.mixer',
-        num_heads=model.num_heads,
-        num_kv_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
-        mask=mask_part,
-        position=position,
-        kernel=None,
-        output_dropout=model.dropout,
-        **known,
-    )
-    dropout = mixer.keywords.get('dropout', 0.0)
-    has_bias = type(position).bias is not Position.bias
-    request = Request(mask_part, has_bias, dropout, platform, known['dtype'].name)
-    _, kernel = choose(model.kernel, request)
-    if type(position).rotate is not Position.rotate and model.head_dim % 2:
-        raise UserError(
-            f'model.position={model.position!r} rotates pairs of features, but '
-            f'model.head_dim={model.head_dim} is odd'
-        )
-    ffn = bind(FFNS, model.ffn, 'model.ffn', dropout=model.dropout, **known)
-    return bind(
-        BLOCKS, model.block, 'model.block', mixer=partial(mixer, kernel=kernel), ffn=ffn, norm=norm
-    )
+def _known(model: ConfigDict, vocab_size: int, num_labels: int, platform: str) -> dict[str, Any]:
+    """What parts may ask for by the name of a field, besides the arguments of their spec."""
+    return {
+        'init': make(INITS, model.init, 'model.init', depth=model.depth),
+        'dtype': jnp.dtype(compute_dtype(model.dtype, platform)),
+        'depth': model.depth,
+        'vocab_size': padded_vocab(model.vocab_size, vocab_size),
+        'num_ids': vocab_size,
+        'num_labels': num_labels,
+        'max_length': model.max_length,
+    }
 
 
 def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Callable[..., nn.Module]:
@@ -161,13 +126,8 @@ def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Calla
 
 
 def kernel_name(model: ConfigDict, platform: str) -> str:
-    """The kernel that `build_model` takes, for the log and `run.json`."""
-    dropout = parse(model.mixer, 'model.mixer').kwargs.get('dropout', 0.0)
-    mask = make(MASKS, (model.pattern or (model.mask,))[0], 'model.mask')
-    position = POSITIONS[parse(model.position, 'model.position').name]
-    has_bias = position.bias is not Position.bias
-    dtype = compute_dtype(model.dtype, platform)
-    return choose(model.kernel, Request(mask, has_bias, dropout, platform, dtype))[0]
+    """The kernels that `build_model` takes, for the log and `run.json`."""
+    return kernel_names(build_layers(model, _known(model, 0, 0, platform), platform))
 
 
 def init_params(model: Model, key: jax.Array) -> Any:
@@ -189,6 +149,22 @@ def apply(
     """The model's outputs; dropout is on exactly when `dropout_key` is given."""
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
     return model.apply({'params': params}, tokens, positions, segments, rngs=rngs)
+
+
+def apply_with_losses(
+    model: Model,
+    params: Any,
+    tokens: Int[Array, 'B L'],
+    positions: Int[Array, 'B L'] | None = None,
+    segments: Int[Array, 'B L'] | None = None,
+    dropout_key: jax.Array | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """`apply`, and what layers add to the loss: name -> sum over layers (`layers/losses.py`)."""
+    rngs = {} if dropout_key is None else {'dropout': dropout_key}
+    outputs, sown = model.apply(
+        {'params': params}, tokens, positions, segments, rngs=rngs, mutable=[LOSSES]
+    )
+    return outputs, total_losses(sown)
 
 
 def apply_cached(

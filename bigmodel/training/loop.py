@@ -98,9 +98,7 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
     The step reuses the memory of the old state.
     """
     config = setup.config
-    # A mixer with arguments may have a dropout of its own; a key that nobody uses costs nothing.
-    dropout = config.model.dropout > 0 or '(' in config.model.mixer
-    step = make_train_step(setup.model, setup.task, setup.optimizer, config.accumulate, dropout)
+    step = make_train_step(setup.model, setup.task, setup.optimizer, config.accumulate)
     places = jax.tree.map(lambda a: a.sharding, setup.abstract)
     batch = put_batch(setup.data.batches(0), setup.sharding)
     began = time.perf_counter()

@@ -15,6 +15,7 @@ from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
 from bigmodel.models.counts import flops_per_token
 from bigmodel.models.model import Model, apply, build_model, kernel_name
+from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.specs import make, parse
 from bigmodel.tasks.build import build_task
@@ -184,7 +185,7 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
 def _check_head(setup: Outline) -> None:
     """The task, the head and the masks must fit each other."""
     model = setup.config.model
-    for mask in model.pattern or (model.mask,):
+    for mask in (layer['mask'] for layer in layer_specs(model)):
         if setup.task.causal and not make(MASKS, mask, 'model.mask').causal:
             raise UserError(
                 f'task={setup.config.task!r} predicts tokens that model.mask={mask!r} shows; '

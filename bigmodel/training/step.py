@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel.metrics import Mean, Metrics, add
-from bigmodel.models.model import Model, apply
+from bigmodel.models.model import Model, apply_with_losses
 from bigmodel.sharding import constrain
 from bigmodel.tasks.task import Batch, Task
 from bigmodel.training.optimizers import HParams, Optimizer
@@ -17,17 +17,13 @@ LossFn = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Metrics]]
 TrainStep = Callable[[State, Batch, HParams], tuple[State, Metrics]]
 
 
-def make_train_step(
-    model: Model, task: Task, optimizer: Optimizer, accumulate: int, dropout: bool
-) -> TrainStep:
+def make_train_step(model: Model, task: Task, optimizer: Optimizer, accumulate: int) -> TrainStep:
     """Builds the step; `accumulate` microbatches are summed before the one update."""
     loss_fn = make_loss_fn(model, task)
 
     def train_step(state: State, batch: Batch, hparams: HParams) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(hparams['seed']), state.step)
-        grads, metrics = gradients(
-            loss_fn, state.params, batch, key if dropout else None, accumulate
-        )
+        grads, metrics = gradients(loss_fn, state.params, batch, key, accumulate)
         params, opt_state = optimizer.update(
             grads, state.opt_state, state.params, state.step, hparams
         )
@@ -47,15 +43,26 @@ def make_eval_step(model: Model, task: Task) -> Callable[[Any, Batch], Metrics]:
 
 
 def make_loss_fn(model: Model, task: Task) -> LossFn:
-    """The task's loss as a sum (not yet divided by its weight), with all metrics."""
+    """The task's loss as a sum (not yet divided by its weight), with all metrics.
+
+    What layers add to the loss counts as often as what the task does, so it is a mean too.
+    """
 
     def loss_fn(
         params: Any, batch: Batch, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
+        added: dict[str, jax.Array] = {}
+
         def bound(*args: Any) -> jax.Array:
-            return apply(model, params, *args)
+            outputs, losses = apply_with_losses(model, params, *args)
+            added.update({k: added.get(k, 0) + v for k, v in losses.items()})
+            return outputs
 
         metrics = task(bound, batch, dropout_key)
+        weight = metrics['loss'].weight
+        metrics |= {name: Mean(value * weight, weight) for name, value in added.items()}
+        for name in added:
+            metrics['loss'] = Mean(metrics['loss'].total + metrics[name].total, weight)
         return metrics['loss'].total, metrics
 
     return loss_fn

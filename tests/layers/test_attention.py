@@ -121,10 +121,10 @@ def test_qk_norm_acts_on_each_head_before_rotation(norm: str) -> None:
         eps = 0.1 if 'eps' in norm else 1e-5 if norm == 'layernorm' else 1e-6
         return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + eps) * p['scale'] + p.get('bias', 0)
 
-    x, pos = x_BLD(), jnp.arange(L)[None]
+    x = x_BLD()
     q, k, v = (jnp.einsum('BLD,DHK->BLHK', x, params[n]['weight']) for n in 'qkv')
-    q = Rope().rotate(normed(q, params['q_norm']), pos)
-    k = Rope().rotate(normed(k, params['k_norm']), pos)
+    q, k = normed(q, params['q_norm']), normed(k, params['k_norm'])
+    q, k = Rope().rotate(q, k, context())
     o = KERNELS['reference']()(q, k, v, Causal(), context())
     want = jnp.einsum('BLHK,HKD->BLD', o, params['out']['weight'])
     np.testing.assert_allclose(run(module, params, x), want, **CLOSE)
@@ -135,9 +135,9 @@ def test_rotation_is_of_queries_and_keys_alone(position: str) -> None:
     part = make(POSITIONS, position, 'position', max_length=L)
     module = attention(position=part)
     params = random_params(module)
-    x, pos = x_BLD(), jnp.arange(L)[None]
+    x = x_BLD()
     q, k, v = (jnp.einsum('BLD,DHK->BLHK', x, params[n]['weight']) for n in 'qkv')
-    o = KERNELS['reference']()(part.rotate(q, pos), part.rotate(k, pos), v, Causal(), context())
+    o = KERNELS['reference']()(*part.rotate(q, k, context()), v, Causal(), context())
     want = jnp.einsum('BLHK,HKD->BLD', o, params['out']['weight'])
     np.testing.assert_allclose(run(module, params, x), want, **CLOSE)
 

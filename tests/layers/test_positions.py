@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from bigmodel.layers.coordinates import Coordinates
+from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.positions import POSITIONS, Position, alibi_slopes, t5_bucket
 from bigmodel.specs import make
 from tests.golden.values import golden
@@ -21,6 +21,12 @@ HEADS, HEAD_DIM, LENGTH = 4, 8, 9
 
 def position(spec: str) -> Position:
     return make(POSITIONS, spec, 'position', max_length=64)
+
+
+def rotated(spec: str, x: jax.Array, pos: jax.Array) -> jax.Array:
+    """`x` as queries at positions `pos`."""
+    here = Coordinates.of(pos.shape[1], jnp.asarray(pos, jnp.int32))
+    return position(spec).rotate(x, x, Context(here, here))[0]
 
 
 def init(module: Position, method: str, *args: Any) -> Any:
@@ -39,7 +45,7 @@ def scores(spec: str, shift: int) -> np.ndarray:
 
     def run(variables: dict) -> jax.Array:
         bound = module.bind(variables)
-        q_, k_ = (bound.rotate(x, here.position) for x in (q, k))
+        q_, k_ = bound.rotate(q, k, Context(here, here))
         logits = jnp.einsum('BLHK,BSHK->BHLS', q_, k_)
         bias = bound.bias(HEADS)
         return logits if bias is None else logits + bias(here, here)
@@ -96,15 +102,14 @@ def test_learned_adds_rows_of_its_table() -> None:
 @pytest.mark.parametrize('theta', ['1e4', '5e5'])
 def test_rope_is_llamas(theta: str) -> None:
     values = golden('rope')
-    got = position(f'rope(theta={theta})').rotate(values['x'], values['pos'])
+    got = rotated(f'rope(theta={theta})', values['x'], values['pos'])
     np.testing.assert_allclose(got, values[f'theta_{theta}'], **ANGLE)
 
 
 def test_rope_keeps_norms_and_leaves_position_zero_alone() -> None:
     x = golden('rope')['x']
-    rope = position('rope')
     pos = jnp.array([[0, 1, 2, 3, 400]])
-    got = rope.rotate(x, pos)
+    got = rotated('rope', x, pos)
     np.testing.assert_array_equal(got[:, 0], x[:, 0])
     np.testing.assert_allclose(np.linalg.norm(got, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
 
@@ -112,9 +117,9 @@ def test_rope_keeps_norms_and_leaves_position_zero_alone() -> None:
 def test_rope_turns_in_float32_for_bfloat16_inputs() -> None:
     x = jnp.asarray(golden('rope')['x'], jnp.bfloat16)
     pos = jnp.array([[0, 1, 2, 1000, 1001]])
-    got = position('rope').rotate(x, pos)
+    got = rotated('rope', x, pos)
     assert got.dtype == jnp.bfloat16
-    exact = position('rope').rotate(x.astype(jnp.float32), pos)
+    exact = rotated('rope', x.astype(jnp.float32), pos)
     # One rounding to bfloat16 (8 bits) of values up to 4.
     np.testing.assert_allclose(got.astype(jnp.float32), exact, rtol=2**-8, atol=1e-6)
 

@@ -1,13 +1,13 @@
 """Whole models: causality, packing, decoding with a cache, remat, unrolling, slots and errors."""
 
 import functools
-import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
@@ -16,12 +16,20 @@ from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.kernels import KERNELS
+from bigmodel.layers.losses import add_loss
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models import model as model_lib
 from bigmodel.models.backbone import REMAT
-from bigmodel.models.model import Model, apply, apply_cached, build_model, init_params
+from bigmodel.models.model import (
+    Model,
+    apply,
+    apply_cached,
+    apply_with_losses,
+    build_model,
+    init_params,
+)
 from bigmodel.specs import make
 from tests.small import (
     assert_trees_close,
@@ -69,17 +77,19 @@ def logits(
     return np.asarray(forward(model)(params, *arrays))
 
 
-STACKS = [
-    *(
-        (mixer, position, mask, ())
-        for mixer, position, mask in itertools.product(MIXERS, POSITIONS, CAUSAL)
-    ),
-    *(
-        (mixer, position, 'causal', ('window(4)', 'causal'))
-        for mixer, position in itertools.product(MIXERS, POSITIONS)
-    ),
+PATTERNS = [
+    ('window(4)', 'causal'),
+    # Rotation in the window layer alone; a bias in the other one.
+    ('layer(mask="window(4)", position="rope")', 'layer(position="alibi", ffn="mlp")'),
 ]
-IDS = ['-'.join([*s[:3], *(['pattern'] if s[3] else [])]) for s in STACKS]
+# Every part once, beside the plainest others; not their product, which grows too fast.
+STACKS = [
+    *(('attention', position, 'causal', ()) for position in POSITIONS),
+    *(('attention', 'rope', mask, ()) for mask in CAUSAL if mask != 'causal'),
+    *((mixer, 'none', 'causal', ()) for mixer in MIXERS),
+    *(('attention', 'none', 'causal', pattern) for pattern in PATTERNS),
+]
+IDS = ['-'.join([*s[:3], *s[3]]) for s in STACKS]
 
 
 @pytest.mark.parametrize('stack', STACKS, ids=IDS)
@@ -329,8 +339,12 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'position': 'rop'}, "unknown model.position 'rop'. Did you mean 'rope'"),
         ({'position': 'rope(theta="x")'}, r'model.position: rope\(theta=...\): expected float'),
         ({'mask': 'causl'}, "unknown model.mask 'causl'"),
-        ({'pattern': ('causal', 'causl')}, "unknown model.mask 'causl'"),
-        ({'pattern': ('causal',) * 3}, 'model.pattern has 3 blocks, which does not divide'),
+        ({'pattern': ('causal', 'causl')}, "unknown model.pattern entry .* 'causl'"),
+        ({'pattern': ('causal',) * 3}, 'model.pattern has 3 layers, which does not divide'),
+        ({'pattern': ('layer(maks="full")',)}, "unknown slot of layer.* Did you mean 'mask'"),
+        ({'pattern': ('layer(mask=3)',)}, r'layer\(mask=...\) takes a spec string, got 3'),
+        ({'pattern': ('layer("full")',)}, 'name the slots'),
+        ({'pattern': ('layer(position="sinusoidal")',)}, 'added to the embeddings'),
         ({'norm': 'rms'}, "unknown model.norm 'rms'"),
         ({'ffn': 'mlp(activation="gelo")'}, "unknown activation 'gelo'"),
         ({'mixer': 'attention(biass=True)'}, "has no argument 'biass'. Did you mean 'bias'"),
@@ -384,3 +398,35 @@ def test_fused_kernels_get_flags_for_whole_rows_only(
     else:
         jax.eval_shape(lambda p: apply_cached(model, p, None, tokens, LENGTH)[0], params)
     assert set(seen) == {(aligned, aligned)}
+
+
+def test_layers_of_a_pattern_have_encodings_of_their_own() -> None:
+    """A rotation in the first layer, T5's table for the second; nothing is added to embeddings."""
+    pattern = ('layer(position="rope")', 'layer(position="t5(num_buckets=8)")')
+    mixed = small_model(LENGTH, position='none', pattern=pattern)
+    plain = small_model(LENGTH, position='none', pattern=('causal', 'causal'))
+    params, tokens = random_params(mixed), random_tokens(1, LENGTH)
+    table = params['backbone'].pop('layer_positions_1')
+    assert table['buckets']['table'].shape == (8, 4)
+    zero = {'layer_positions_1': jax.tree.map(jnp.zeros_like, table)}
+    full = {'layer_positions_1': table}
+    with_bias = logits(mixed, {'backbone': params['backbone'] | full}, tokens)
+    without = logits(mixed, {'backbone': params['backbone'] | zero}, tokens)
+    neither = logits(plain, params, tokens)
+    assert np.abs(with_bias - without).max() > 1e-3 and np.abs(without - neither).max() > 1e-3
+
+
+def test_what_layers_add_to_the_loss_is_summed_over_layers() -> None:
+    class Costly(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            add_loss(self, 'cost', jnp.mean(x) * 0 + 0.5)
+            return x
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FFNS, 'costly', Costly)
+        model = small_model(LENGTH, depth=4, ffn='costly', remat='full', pattern=('causal',) * 2)
+    params, tokens = random_params(model), jnp.asarray(random_tokens(1, LENGTH))
+    outputs, losses = quick_jit(lambda p: apply_with_losses(model, p, tokens))(params)
+    assert losses == {'cost': 2.0}
+    np.testing.assert_array_equal(outputs, quick_jit(lambda p: apply(model, p, tokens))(params))

@@ -223,7 +223,7 @@ def test_each_task_overfits_one_batch(name: str) -> None:
     optimizer, hparams = build_optimizer(config, abstract_params(model))
     params = jax.tree.map(lambda x: 0.3 * x, random_params(model))
     state = State(jnp.int32(0), params, optimizer.init(params, hparams))
-    step = quick_jit(make_train_step(model, task, optimizer, 1, False))
+    step = quick_jit(make_train_step(model, task, optimizer, 1))
     losses = []
     for _ in range(config.num_steps):
         state, metrics = step(state, batch, hparams)

@@ -100,9 +100,7 @@ def test_a_batch_of_padding_alone_changes_nothing_and_stays_finite(lm: tuple) ->
 def test_a_step_counts_and_reports_norm_and_rate(lm: tuple, whole: tuple) -> None:
     model, optimizer, state, hparams = lm
     task = build_task('causal_lm(z_loss=0.01)')
-    new, metrics = quick_jit(make_train_step(model, task, optimizer, 1, False))(
-        state, lm_batch(), hparams
-    )
+    new, metrics = quick_jit(make_train_step(model, task, optimizer, 1))(state, lm_batch(), hparams)
     assert int(new.step) == 1
     norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(whole[0])))
     assert metrics['grad_norm'].value() == pytest.approx(norm, rel=1e-4)
@@ -114,9 +112,7 @@ def test_a_step_counts_and_reports_norm_and_rate(lm: tuple, whole: tuple) -> Non
 def test_the_step_moves_parameters_as_the_optimizer_says(lm: tuple, whole: tuple) -> None:
     model, optimizer, state, hparams = lm
     task = build_task('causal_lm(z_loss=0.01)')
-    new, _ = quick_jit(make_train_step(model, task, optimizer, 2, False))(
-        state, lm_batch(), hparams
-    )
+    new, _ = quick_jit(make_train_step(model, task, optimizer, 2))(state, lm_batch(), hparams)
     update = quick_jit(optimizer.update)
     want, _ = update(whole[0], state.opt_state, state.params, state.step, hparams)
     # Adam divides by the gradient's size: tiny gradients amplify their rounding, up to one rate.
@@ -130,7 +126,7 @@ class Dropped:
         self.model, self.optimizer, self.state, self.hparams = started(dropout=0.3)
         task = build_task('causal_lm')
         self.steps = {
-            n: quick_jit(make_train_step(self.model, task, self.optimizer, n, True)) for n in (1, 2)
+            n: quick_jit(make_train_step(self.model, task, self.optimizer, n)) for n in (1, 2)
         }
 
     def loss(self, step: int = 0, seed: int = 0, accumulate: int = 1, batch: Any = None) -> float:
@@ -181,7 +177,7 @@ def test_the_initial_state_is_a_function_of_the_seed(lm: tuple) -> None:
 
 def test_the_step_is_pure_and_compiled_once_for_all_numbers(lm: tuple) -> None:
     model, optimizer, state, hparams = lm
-    step = quick_jit(make_train_step(model, build_task('causal_lm'), optimizer, 1, False))
+    step = quick_jit(make_train_step(model, build_task('causal_lm'), optimizer, 1))
     first = step(state, lm_batch(), hparams)
     again = step(state, lm_batch(), hparams)
     jax.tree.map(np.testing.assert_array_equal, first, again)

@@ -1,0 +1,147 @@
+"""The layers of a model: which parts each is made of, checked against each other and bound."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from flax import linen as nn
+
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError, unknown
+from bigmodel.layers.attention import MIXERS
+from bigmodel.layers.blocks import BLOCKS
+from bigmodel.layers.ffn import FFNS
+from bigmodel.layers.kernels import Request, choose
+from bigmodel.layers.masks import MASKS
+from bigmodel.layers.norms import NORMS
+from bigmodel.layers.positions import POSITIONS, Position
+from bigmodel.specs import bind, make, parse
+
+LAYER_SLOTS = ('mask', 'mixer', 'position', 'ffn', 'block', 'norm')
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer of the pattern: its specs, its block's constructor and its attention kernel."""
+
+    specs: Mapping[str, str]
+    make: Callable[..., nn.Module]
+    kernel: str  # '' for a mixer that has none
+
+
+def layer_specs(model: ConfigDict) -> tuple[dict[str, str], ...]:
+    """The slots of each layer of the pattern, as spec strings.
+
+    An entry of `model.pattern` is a mask, or `layer(slot="spec", ...)` with what differs from the
+    model's own slots.
+    """
+    shared = {slot: model[slot] for slot in LAYER_SLOTS}
+    return tuple(shared | _changes(entry) for entry in model.pattern) or (shared,)
+
+
+def _changes(entry: str) -> dict[str, str]:
+    spec = parse(entry, 'model.pattern')
+    if spec.name != 'layer':
+        if spec.name not in MASKS:
+            raise unknown('model.pattern entry (a mask, or layer(...))', spec.name, MASKS)
+        return {'mask': entry}
+    if spec.args:
+        raise UserError(f'model.pattern: name the slots of {entry!r}: layer(mixer="attention")')
+    for slot, value in spec.kwargs.items():
+        if slot not in LAYER_SLOTS:
+            raise unknown('slot of layer(...) in model.pattern', slot, LAYER_SLOTS)
+        if not isinstance(value, str):
+            raise UserError(f'model.pattern: layer({slot}=...) takes a spec string, got {value!r}')
+    return dict(spec.kwargs)
+
+
+def build_layers(model: ConfigDict, known: Mapping[str, Any], platform: str) -> tuple[Layer, ...]:
+    """The layers of the pattern; `known` is what parts may be given besides their specs.
+
+    Raises UserError for a part that does not exist, and for parts that cannot work together.
+    """
+    layers = tuple(_layer(model, specs, known, platform) for specs in layer_specs(model))
+    if model.depth % len(layers):
+        raise UserError(
+            f'model.pattern has {len(layers)} layers, which does not divide model.depth='
+            f'{model.depth}'
+        )
+    _check_position_is_used(model, layers, known)
+    return layers
+
+
+def _layer(
+    model: ConfigDict, specs: Mapping[str, str], known: Mapping[str, Any], platform: str
+) -> Layer:
+    position = make(POSITIONS, specs['position'], 'model.position', **known)
+    _refuse(position.refusal(model.head_dim), 'model.position', specs['position'])
+    mask = make(MASKS, specs['mask'], 'model.mask')
+    mixer = bind(
+        MIXERS,
+        specs['mixer'],
+        'model.mixer',
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        mask=mask,
+        position=position,
+        position_key=specs['position'],
+        kernel=None,
+        output_dropout=model.dropout,
+        **known,
+    )
+    if 'mask' not in mixer.keywords and specs['mask'] != 'causal':
+        raise UserError(
+            f'model.mixer={specs["mixer"]!r} reads from left to right and takes no mask, but '
+            f"model.mask={specs['mask']!r}; set it to 'causal'"
+        )
+    kernel = ''
+    if 'kernel' in mixer.keywords:
+        dropout = mixer.keywords.get('dropout', 0.0)
+        has_bias = overrides(position, 'bias')
+        request = Request(mask, has_bias, dropout, platform, known['dtype'].name)
+        kernel, part = choose(model.kernel, request)
+        mixer = partial(mixer, kernel=part)
+    _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])
+    ffn = bind(FFNS, specs['ffn'], 'model.ffn', dropout=model.dropout, **known)
+    norm = bind(NORMS, specs['norm'], 'model.norm', axis='embed')
+    block = bind(BLOCKS, specs['block'], 'model.block', mixer=mixer, ffn=ffn, norm=norm, **known)
+    return Layer(specs, block, kernel)
+
+
+def overrides(position: Position, hook: str) -> bool:
+    """Whether an encoding does something in one of its hooks."""
+    return getattr(type(position), hook) is not getattr(Position, hook)
+
+
+def kernel_names(layers: tuple[Layer, ...]) -> str:
+    """The kernels of the layers, for the log and `run.json`."""
+    return '+'.join(sorted({layer.kernel for layer in layers if layer.kernel})) or 'none'
+
+
+def _check_position_is_used(
+    model: ConfigDict, layers: tuple[Layer, ...], known: Mapping[str, Any]
+) -> None:
+    for spec in dict.fromkeys([model.position, *(layer.specs['position'] for layer in layers)]):
+        position = make(POSITIONS, spec, 'model.position', **known)
+        if overrides(position, 'embed'):
+            if spec != model.position:
+                raise UserError(
+                    f'model.pattern: position={spec!r} is added to the embeddings, which all '
+                    f'layers share; set model.position'
+                )
+            continue
+        users = [layer for layer in layers if layer.specs['position'] == spec]
+        takes = [layer for layer in users if layer.kernel]
+        if users and not takes and type(position) is not Position:
+            raise UserError(
+                f'model.position={spec!r} acts inside attention, and '
+                f'model.mixer={users[0].specs["mixer"]!r} has none; '
+                f"set model.position to 'none', 'sinusoidal' or 'learned'"
+            )
+
+
+def _refuse(reason: str, slot: str, spec: str) -> None:
+    if reason:
+        raise UserError(f'{slot}={spec!r} {reason}')
