@@ -41,13 +41,15 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5
     c.model.mask = 'causal'  # causal, window(size), full
-    c.model.pattern = ()  # masks of successive layers, repeated to the depth; (): mask
+    # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
+    # the slots below (mask, mixer, position, ffn, block, norm). (): all layers alike.
+    c.model.pattern = ()
     c.model.norm = ''  # rmsnorm, layernorm, none
     c.model.mixer = ''  # attention(bias=, qk_norm=, fused_qkv=, dropout=)
     c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=)
     c.model.block = ''  # prenorm, postnorm
     c.model.head = ''  # lm(tied=), classifier(pool=)
-    c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=)
+    c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
     c.model.scale_embed = False  # multiply token embeddings by √width (Vaswani et al. 2017)
     c.model.dropout = 0.0  # of embeddings and of every branch
     c.model.kernel = 'auto'  # reference, fused; auto: fused on a GPU, else reference

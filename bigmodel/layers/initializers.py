@@ -2,7 +2,8 @@
 
 Roles: `embed` (token and position tables), `linear`, `residual` (the projection that ends a branch
 and is added to the residual stream), `head` (an untied output projection; classifiers start at 0).
-Biases start at 0 and norm scales at 1.
+Biases start at 0 and norm scales at 1. An entry of `INITS` also says how logits and learning rates
+scale, so that a parametrisation of the width is one slot.
 """
 
 import dataclasses
@@ -10,13 +11,25 @@ import math
 from collections.abc import Callable
 from typing import Annotated
 
-from bigmodel.specs import NOT_NEGATIVE
+from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
 Init = Callable[[str, int], float]
 
 
+class Parametrisation:
+    """Base of all initialisations; logits and learning rates are left as they are."""
+
+    logit_scale: float = 1.0  # multiplies the head's output
+    # (regex, multiplier of the learning rate) over parameter paths, beside `optimizer.rates`.
+    rates: tuple[tuple[str, float], ...] = (('.*', 1.0),)
+
+    def __call__(self, role: str, fan_in: int) -> float:
+        """The std of a weight in `role` with `fan_in` inputs."""
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
-class GPT2:
+class GPT2(Parametrisation):
     """std 0.02, for residual projections divided by √(2·depth) (Radford et al. 2019, §2.3)."""
 
     depth: int
@@ -27,7 +40,7 @@ class GPT2:
 
 
 @dataclasses.dataclass(frozen=True)
-class FanIn:
+class FanIn(Parametrisation):
     """std `scale`/√fan_in keeps the variance of activations (LeCun et al. 1998, §4.6).
 
     Residual projections are divided by √(2·depth); tables use `embed`, which is independent of the
@@ -45,9 +58,33 @@ class FanIn:
         return std / math.sqrt(2 * self.depth) if role == 'residual' else std
 
 
+@dataclasses.dataclass(frozen=True)
+class Mup(FanIn):
+    """Maximal update parametrisation for Adam (Yang et al. 2022, "Tensor Programs V", table 8).
+
+    At `base_width` it is `fan_in`; at other widths the learning rate that is best there stays best:
+    rates of the matrices of blocks are divided by width/base_width, so are logits, and the head's
+    std is that of the base width. Widen by more heads, not by wider ones: attention keeps 1/√d_k.
+    """
+
+    width: int = 0
+    base_width: Annotated[int, POSITIVE] = 128
+
+    def __call__(self, role: str, fan_in: int) -> float:
+        return super().__call__(role, self.base_width if role == 'head' else fan_in)
+
+    @property
+    def logit_scale(self) -> float:
+        return self.base_width / self.width
+
+    @property
+    def rates(self) -> tuple[tuple[str, float], ...]:
+        return (('backbone/layers/.*/weight$', self.base_width / self.width), ('.*', 1.0))
+
+
 def fan_in(role: str, fan_in: int) -> float:
     """The default of a layer that is used on its own: 1/√fan_in for every role."""
     return 1 / math.sqrt(fan_in)
 
 
-INITS = {'gpt2': GPT2, 'fan_in': FanIn}
+INITS = {'gpt2': GPT2, 'fan_in': FanIn, 'mup': Mup}

@@ -22,6 +22,7 @@ class LMHead(nn.Module):
     vocab_size: int
     num_ids: int
     tied: bool = True
+    logit_scale: float = 1.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
 
@@ -37,7 +38,8 @@ class LMHead(nn.Module):
         else:
             rest = (False, 'head', self.init, self.dtype)
             logits = Linear((self.vocab_size,), ('embed',), ('vocab',), *rest, name='out')(x_BLD)
-        logits = constrain(logits.astype(jnp.float32), 'batch', 'length', 'vocab')
+        logits = self.logit_scale * logits.astype(jnp.float32)
+        logits = constrain(logits, 'batch', 'length', 'vocab')
         if self.num_ids == self.vocab_size:
             return logits
         return jnp.where(jnp.arange(self.vocab_size) < self.num_ids, logits, MASKED)
@@ -48,6 +50,7 @@ class Classifier(nn.Module):
 
     num_labels: int
     pool: str = 'mean'
+    logit_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -63,7 +66,7 @@ class Classifier(nn.Module):
         x_BD = POOLS[self.pool](x_BLD.astype(jnp.float32), here_BL.astype(jnp.float32))
         rest = (True, 'head', lambda role, fan_in: 0.0, self.dtype)
         out = Linear((self.num_labels,), ('embed',), ('labels',), *rest, name='out')
-        return out(x_BD).astype(jnp.float32)
+        return self.logit_scale * out(x_BD).astype(jnp.float32)
 
 
 def _mean(x_BLD: Array, here_BL: Array) -> Array:

@@ -19,7 +19,7 @@ from bigmodel.errors import UserError, unknown
 from bigmodel.layers.attention import MIXERS
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.ffn import ACTIVATIONS, FFNS
-from bigmodel.layers.initializers import INITS
+from bigmodel.layers.initializers import INITS, Parametrisation
 from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.linear import Embed
 from bigmodel.layers.losses import LOSSES, total_losses
@@ -103,10 +103,17 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
     return Model(backbone, _head(model, num_labels, known))
 
 
+def make_init(model: ConfigDict) -> Parametrisation:
+    """The initialisation that `model.init` names."""
+    return make(INITS, model.init, 'model.init', depth=model.depth, width=model.width)
+
+
 def _known(model: ConfigDict, vocab_size: int, num_labels: int, platform: str) -> dict[str, Any]:
     """What parts may ask for by the name of a field, besides the arguments of their spec."""
+    init = make_init(model)
     return {
-        'init': make(INITS, model.init, 'model.init', depth=model.depth),
+        'init': init,
+        'logit_scale': init.logit_scale,
         'dtype': jnp.dtype(compute_dtype(model.dtype, platform)),
         'depth': model.depth,
         'vocab_size': padded_vocab(model.vocab_size, vocab_size),

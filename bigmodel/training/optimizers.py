@@ -9,6 +9,7 @@ rebuilt inside the step from `hparams`, so runs that differ in them share one co
 import dataclasses
 import functools
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ import optax
 from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
+from bigmodel.models.model import make_init
 from bigmodel.sharding import is_box
 from bigmodel.specs import bind
 from bigmodel.training.directions import OPTIMIZERS, Direction
@@ -103,7 +105,11 @@ def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]
         axes,
         trained,
         params_lib.assign(c.decay, shapes, 'optimizer.decay'),
-        params_lib.assign(c.rates, shapes, 'optimizer.rates'),
+        jax.tree.map(
+            operator.mul,
+            params_lib.assign(c.rates, shapes, 'optimizer.rates'),
+            params_lib.assign(make_init(config.model).rates, shapes, 'model.init'),
+        ),
     )
     for key in ('learning_rate', 'weight_decay', 'clip_norm'):
         if not c[key] >= 0:
