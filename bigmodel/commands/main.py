@@ -17,6 +17,10 @@ from bigmodel.errors import UserError, nearest
 COMMANDS = {
     'train': ('train, or resume, the run of a config', '--config=experiments/quickstart.py'),
     'evaluate': ('metrics of a checkpoint', '--workdir=runs/quickstart --split=test'),
+    'extrapolate': (
+        'loss by position beyond the training length, with a picture',
+        'runs/rope runs/alibi --length=1024',
+    ),
     'generate': (
         'text from a checkpoint',
         '--workdir=runs/quickstart --prompt="def main(" --temperature=0.8',
@@ -125,5 +129,5 @@ def _overview() -> str:
         '',
     ]
     for name, (text, example) in COMMANDS.items():
-        lines += [f'  {name:<9} {text}', f'            python launch.py {name} {example}']
+        lines += [f'  {name:<11} {text}', f'              python launch.py {name} {example}']
     return '\n'.join([*lines, '', 'python launch.py COMMAND --help lists the options of one.'])

@@ -1,15 +1,25 @@
 """Next-token prediction: pre-training without labels."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from bigmodel.metrics import Mean, Metrics
 from bigmodel.specs import NOT_NEGATIVE, SHARE
 from bigmodel.tasks.losses import cross_entropy
 from bigmodel.tasks.task import Batch, ModelFn, Task
+
+
+class Predictions(NamedTuple):
+    """The prediction of each token after a row's first: nats, whether right, and if it counts."""
+
+    loss: Float[Array, 'B L']
+    nll: Float[Array, 'B L']
+    correct: Bool[Array, 'B L']
+    weight: Float[Array, 'B L']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +36,15 @@ class CausalLM(Task):
     causal = True
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
+        each = self.by_token(model, batch, dropout_key)
+        return {
+            'loss': Mean.of(each.loss, each.weight),
+            'nll': Mean.of(each.nll, each.weight),
+            'accuracy': Mean.of(each.correct.astype(jnp.float32), each.weight),
+        }
+
+    def by_token(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Predictions:
+        """What the metrics are means of."""
         tokens, positions, segments = batch['tokens'], batch.get('positions'), batch.get('segments')
         weights = jnp.ones(tokens[:, 1:].shape, jnp.float32)
         if segments is not None:
@@ -38,8 +57,4 @@ class CausalLM(Task):
             weights *= batch['valid'][:, None]
         logits = model(tokens[:, :-1], positions, segments, dropout_key)
         loss, nll, correct = cross_entropy(logits, tokens[:, 1:], self.label_smoothing, self.z_loss)
-        return {
-            'loss': Mean.of(loss, weights),
-            'nll': Mean.of(nll, weights),
-            'accuracy': Mean.of(correct.astype(jnp.float32), weights),
-        }
+        return Predictions(loss, nll, correct, weights)

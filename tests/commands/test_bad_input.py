@@ -76,6 +76,20 @@ def test_a_mistake_is_one_line_and_leaves_no_run_behind(name, text, capsys, tmp_
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize(
+    ('argv', 'word'),
+    [
+        ([], 'runs'),
+        (['/nonexistent'], 'not a run directory'),
+        (['RUN', '--config.seed=1'], 'run directories alone'),
+        (['RUN', '--length=-1'], 'negative'),
+    ],
+)
+def test_extrapolate_refuses(argv, word, finished_run, capsys):
+    argv = [str(finished_run) if a == 'RUN' else a for a in argv]
+    assert word in refused(['extrapolate', *argv], capsys)
+
+
 def test_an_empty_data_file(text, capsys, tmp_path):
     empty = tmp_path / 'empty.txt'
     empty.touch()

@@ -87,6 +87,28 @@ def test_evaluate_repeats_the_last_evaluation_of_the_run(finished_run, capsys):
         assert values[key] == result[key]
 
 
+def test_extrapolate_sums_to_the_evaluation_and_draws(finished_run, tmp_path, capsys):
+    """In rows of the training length, the mean over positions is the split's loss."""
+    argv = ['--length=16', '--batches=0', f'--picture={tmp_path / "x.png"}']
+    assert main(['extrapolate', str(finished_run), *argv]) == 0
+    (rows,) = json.loads(capsys.readouterr().out)['runs'].values()
+    tokens = sum(r['tokens'] for r in rows)
+    assert not any(r['beyond'] for r in rows) and (tmp_path / 'x.png').stat().st_size > 5000
+    assert main(['evaluate', f'--workdir={finished_run}']) == 0
+    values = json.loads(capsys.readouterr().out)
+    for key in ('nll', 'accuracy'):
+        mean = sum(r[key] * r['tokens'] for r in rows) / tokens
+        assert mean == pytest.approx(values[key], rel=1e-5)
+
+
+def test_extrapolate_goes_beyond_the_training_length(finished_run, tmp_path, capsys):
+    picture = f'--picture={tmp_path / "x.png"}'
+    assert main(['extrapolate', str(finished_run), '--batches=2', picture]) == 0
+    (rows,) = json.loads(capsys.readouterr().out)['runs'].values()
+    assert [r['beyond'] for r in rows] == [r['end'] > 16 for r in rows]
+    assert rows[-1]['end'] == 64
+
+
 def test_generate_is_a_function_of_its_seed(finished_run, capsys):
     def sample(seed: int) -> str:
         argv = ['generate', f'--workdir={finished_run}', '--prompt=the ', '--max_tokens=20']

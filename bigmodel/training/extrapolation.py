@@ -1,0 +1,98 @@
+"""Length extrapolation: a causal model's loss by position, also beyond its training length.
+
+Press et al. 2021 ("Train Short, Test Long") compare position encodings in this way.
+"""
+
+import itertools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bigmodel.models.model import apply
+from bigmodel.tasks.task import Batch
+from bigmodel.training.evaluate import put_batch
+from bigmodel.training.setup import Setup
+
+
+class ByPosition(NamedTuple):
+    """Sums over tokens by their position in the document (0 is the first that is predicted)."""
+
+    nll: Float[Array | np.ndarray, ' L']
+    correct: Float[Array | np.ndarray, ' L']
+    count: Float[Array | np.ndarray, ' L']
+
+
+def by_position(setup: Setup, params: Any, split: str, num_batches: int) -> ByPosition:
+    """Sums over `num_batches` batches of `split`, evenly spread (0: all), in rows of `seq_len`."""
+    data, length = setup.open_split(split), setup.config.data.seq_len
+    step = jax.jit(lambda params, batch: _sums(setup, params, batch, length))
+    there = data.batches.num_batches
+    count = min(num_batches or there, there)
+    total = [np.zeros(length)] * 3
+    for i in range(count):
+        batch = put_batch(data.batches(i * there // count), setup.sharding)
+        # Waits for each batch, as `evaluate` does.
+        sums = jax.device_get(step(params, batch))
+        total = [a + b for a, b in zip(total, sums, strict=True)]
+    return ByPosition(*total)
+
+
+def _sums(setup: Setup, params: Any, batch: Batch, length: int) -> ByPosition:
+    def model(*args: Any) -> jax.Array:
+        return apply(setup.model, params, *args)
+
+    each = setup.task.by_token(model, batch, None)
+    at_BL = batch['positions'][:, :-1] if 'positions' in batch else jnp.arange(length)[None]
+    at_BL = jnp.broadcast_to(at_BL, each.nll.shape)
+
+    def add(values: jax.Array) -> jax.Array:
+        return jnp.zeros(length).at[at_BL].add(values * each.weight)
+
+    return ByPosition(add(each.nll), add(each.correct), add(jnp.ones_like(each.nll)))
+
+
+def table(sums: ByPosition, trained: int, bins: int = 16) -> list[dict[str, float]]:
+    """Means over equal ranges of positions; `beyond` marks those past the training length."""
+    edges = np.linspace(0, len(sums.count), bins + 1).astype(int)
+    rows = []
+    for begin, end in itertools.pairwise(edges):
+        count = float(sums.count[begin:end].sum())
+        if count:
+            nll, correct = sums.nll[begin:end].sum(), sums.correct[begin:end].sum()
+            rows.append(
+                {
+                    'begin': int(begin),
+                    'end': int(end),
+                    'nll': float(nll / count),
+                    'accuracy': float(correct / count),
+                    'tokens': count,
+                    'beyond': bool(end > trained),
+                }
+            )
+    return rows
+
+
+def draw(tables: dict[str, list[dict[str, float]]], trained: int, picture: pathlib.Path) -> None:
+    """Draws loss and accuracy against the position, a line a run, with the training length."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4.5))
+    for ax, key, label in zip(axes, ('nll', 'accuracy'), ('loss (nats)', 'accuracy'), strict=True):
+        for name, rows in tables.items():
+            middle = [(r['begin'] + r['end']) / 2 for r in rows]
+            ax.plot(middle, [r[key] for r in rows], marker='o', markersize=3, label=name)
+        ax.axvline(trained, color='grey', linestyle='--', linewidth=1)
+        ax.set(xlabel='position in the document (tokens)', ylabel=label)
+        ax.grid(alpha=0.3)
+    axes[0].legend()
+    axes[0].set_title(f'dashed: training length, {trained} tokens', fontsize=10)
+    fig.tight_layout()
+    fig.savefig(picture, dpi=120)
+    plt.close(fig)
