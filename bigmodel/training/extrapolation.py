@@ -17,6 +17,8 @@ from bigmodel.tasks.task import Batch
 from bigmodel.training.evaluate import put_batch
 from bigmodel.training.setup import Setup
 
+Row = dict[str, int | float | bool]  # a range of positions, its means, and whether it is beyond
+
 
 class ByPosition(NamedTuple):
     """Sums over tokens by their position in the document (0 is the first that is predicted)."""
@@ -55,7 +57,7 @@ def _sums(setup: Setup, params: Any, batch: Batch, length: int) -> ByPosition:
     return ByPosition(add(each.nll), add(each.correct), add(jnp.ones_like(each.nll)))
 
 
-def table(sums: ByPosition, trained: int, bins: int = 16) -> list[dict[str, float]]:
+def table(sums: ByPosition, trained: int, bins: int = 16) -> list[Row]:
     """Means over equal ranges of positions; `beyond` marks those past the training length."""
     edges = np.linspace(0, len(sums.count), bins + 1).astype(int)
     rows = []
@@ -76,7 +78,7 @@ def table(sums: ByPosition, trained: int, bins: int = 16) -> list[dict[str, floa
     return rows
 
 
-def draw(tables: dict[str, list[dict[str, float]]], trained: int, picture: pathlib.Path) -> None:
+def draw(tables: dict[str, list[Row]], trained: int, picture: pathlib.Path) -> None:
     """Draws loss and accuracy against the position, a line a run, with the training length."""
     import matplotlib
 
