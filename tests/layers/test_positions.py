@@ -1,5 +1,7 @@
 """Position encodings against the papers' formulas and Hugging Face; shift invariance."""
 
+import json
+import re
 from typing import Any
 
 import jax
@@ -8,10 +10,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from bigmodel.errors import UserError
+from bigmodel.layers.biases import alibi_slopes, t5_bucket
 from bigmodel.layers.coordinates import Context, Coordinates
-from bigmodel.layers.positions import POSITIONS, Position, alibi_slopes, t5_bucket
+from bigmodel.layers.position import Position
+from bigmodel.layers.positions import POSITIONS
 from bigmodel.specs import make
-from tests.golden.values import golden
+from tests.golden.values import golden, golden_rope
 
 # Float32 sines of angles up to 2000: the angle itself is rounded to 1e-4 (both sides do the same
 # float32 product, but may differ in the last bit of the frequency).
@@ -53,13 +58,22 @@ def scores(spec: str, shift: int) -> np.ndarray:
     return np.asarray(jax.jit(run)(variables))
 
 
-@pytest.mark.parametrize('name', [n for n in POSITIONS if n not in ('sinusoidal', 'learned')])
+# Each encoding whose scores know differences of positions alone, and arguments worth a test.
+RELATIVE = [
+    *(name for name in POSITIONS if name not in ('sinusoidal', 'learned')),
+    'rope(fraction=0.5)',
+    'rope(interleaved=True)',
+    'rope(scaling="yarn", factor=4, original_length=32)',
+]
+
+
+@pytest.mark.parametrize('name', RELATIVE)
 def test_scores_do_not_change_when_all_positions_shift(name: str) -> None:
     # float32 angles at positions near 1000 are good to 6e-5; scores are sums of 8 products.
     np.testing.assert_allclose(scores(name, 0), scores(name, 1000), rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize('name', [n for n in POSITIONS if n in ('rope', 'alibi', 't5')])
+@pytest.mark.parametrize('name', [spec for spec in RELATIVE if spec != 'none'])
 def test_relative_encodings_do_change_scores(name: str) -> None:
     assert np.abs(scores(name, 0) - scores('none', 0)).max() > 0.05
 
@@ -104,6 +118,68 @@ def test_rope_is_llamas(theta: str) -> None:
     values = golden('rope')
     got = rotated(f'rope(theta={theta})', values['x'], values['pos'])
     np.testing.assert_allclose(got, values[f'theta_{theta}'], **ANGLE)
+
+
+CASES = json.loads(str(golden_rope()['specs']))
+
+
+@pytest.mark.parametrize('i', range(len(CASES)), ids=CASES)
+def test_scaled_rope_is_hugging_faces(i: int) -> None:
+    values, module = golden_rope(), position(CASES[i])
+    x, length = jnp.asarray(values['x']), int(values['length'])
+    frequency, factor = module.frequencies(x.shape[-1], length)
+    # Hugging Face computes in float32.
+    np.testing.assert_allclose(frequency, values[f'{i}/frequency'], rtol=1e-5)
+    np.testing.assert_allclose(factor, values[f'{i}/factor'], rtol=1e-6)
+    queries = Coordinates.of(5, jnp.asarray(values['pos'], jnp.int32))
+    got = module.rotate(x, x, Context(queries, Coordinates.of(length)))
+    for rotated in got:
+        np.testing.assert_allclose(rotated, values[f'{i}/rotated'], **ANGLE)
+
+
+@pytest.mark.parametrize(
+    ('spec', 'key'), [('rope(fraction=0.25)', 'partial'), ('rope(interleaved=True)', 'interleaved')]
+)
+def test_partial_and_interleaved_rope_are_gpt_neoxs_and_gptjs(spec: str, key: str) -> None:
+    values = golden_rope()
+    got = rotated(spec, jnp.asarray(values['x']), jnp.asarray(values['pos']))
+    np.testing.assert_allclose(got, values[key], **ANGLE)
+
+
+def test_dynamic_ntk_is_plain_up_to_the_original_length() -> None:
+    module = position('rope(scaling="dynamic_ntk", factor=2)')  # the model's 64
+    plain = position('rope').frequencies(8, 64)[0]
+    np.testing.assert_array_equal(module.frequencies(8, 64)[0], plain)
+    assert np.all(module.frequencies(8, 65)[0][1:] < plain[1:])
+
+
+@pytest.mark.parametrize(
+    ('spec', 'message'),
+    [
+        ('rope(factor=2)', "factor=2.0 needs scaling='linear' or .*, not 'none'"),
+        ('rope(scaling="linear", factor=2, beta_slow=2)', "beta_slow=2.0 needs scaling='yarn'"),
+        ('rope(scaling="linear", factor=0.5)', 'must be at least 1'),
+        ('rope(scaling="yarn", beta_slow=40)', 'beta_slow=40.0 must be below beta_fast'),
+        ('rope(scaling="yanr")', 'expected .*yarn'),
+        ('rope(fraction=0)', r'must be in \(0, 1\]'),
+    ],
+)
+def test_arguments_of_rope_that_cannot_be_are_refused(spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        position(spec)
+
+
+@pytest.mark.parametrize(
+    ('spec', 'message'),
+    [
+        ('rope', 'head_dim=5 is odd'),
+        ('rope(fraction=0.6)', 'fraction=0.6 of head_dim=3 is odd'),
+        ('rope(fraction=0.1)', 'fraction=0.1 of head_dim=0 is odd or 0'),
+        ('rope(fraction=0.5, scaling="ntk", factor=2)', "scaling='ntk', but .*=2"),
+    ],
+)
+def test_heads_that_rope_cannot_rotate_are_refused(spec: str, message: str) -> None:
+    assert re.search(message, position(spec).refusal(5))
 
 
 def test_rope_keeps_norms_and_leaves_position_zero_alone() -> None:

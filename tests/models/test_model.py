@@ -43,7 +43,8 @@ from tests.small import (
 )
 
 LENGTH = 12
-ARGUMENTS = {'window': '(4)'}  # of masks that need some
+# Of parts that need some, or whose defaults are for longer rows.
+ARGUMENTS = {'window': '(4)', 't5': '(num_buckets=8, max_distance=10)'}
 MASK_SPECS = [name + ARGUMENTS.get(name, '') for name in MASKS]
 CAUSAL = [spec for spec in MASK_SPECS if make(MASKS, spec, 'mask').causal]
 # Logits are of order 1 to 10, from two layers of float32 sums in another order.
@@ -53,12 +54,10 @@ CLOSE = {'rtol': 1e-4, 'atol': 1e-4}
 @functools.cache
 def built(mixer: str, position: str, mask: str, pattern: tuple[str, ...] = ()) -> tuple[Model, Any]:
     """A small model with random parameters; compiled functions are shared by the tests."""
-    bias = {'num_buckets': 8, 'max_distance': 10} if position == 't5' else {}
-    spec = position + (f'({", ".join(f"{k}={v}" for k, v in bias.items())})' if bias else '')
     model = small_model(
         LENGTH,
         mixer=mixer,
-        position=spec,
+        position=position + ARGUMENTS.get(position, ''),
         mask=mask,
         pattern=pattern,
         max_length=LENGTH,
@@ -85,6 +84,8 @@ PATTERNS = [
 # Every part once, beside the plainest others; not their product, which grows too fast.
 STACKS = [
     *(('attention', position, 'causal', ()) for position in POSITIONS),
+    # Frequencies that depend on the length of the row, which is twice the original one.
+    ('attention', 'rope(scaling="dynamic_ntk", original_length=6)', 'causal', ()),
     *(('attention', 'rope', mask, ()) for mask in CAUSAL if mask != 'causal'),
     *((mixer, 'none', 'causal', ()) for mixer in MIXERS),
     *(('attention', 'none', 'causal', pattern) for pattern in PATTERNS),
