@@ -55,6 +55,46 @@ class T5(Position):
         return T5Bias(table.table_VD, self.max_distance, self.bidirectional)
 
 
+class Kerple(Position):
+    """Adds −a·log(1 + b·distance) to the logits, with learned a, b > 0 for each head: KERPLE's
+    logarithmic kernel (Chi et al. 2022).
+    """
+
+    @nn.compact
+    def bias(self, num_heads: int) -> Bias:
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ('heads',))
+        a, b = (self.param(name, ones, (num_heads,)) for name in 'ab')
+        return KerpleBias(nn.softplus(a), nn.softplus(b))
+
+
+class Fire(Position):
+    """Adds f(ψ(distance) / ψ(max(t, i))) to the logits of the query at position i, where
+    ψ(x) = log(1 + |c|·x), and f is a small MLP from a number to one for each head (Li et al. 2023).
+
+    c and the threshold t, which starts at `threshold`, are learned; all layers share f, as in the
+    paper's shared variant. Distances grow with the text, but what f sees stays in [0, 1].
+    """
+
+    hidden: Annotated[int, POSITIVE] = 32
+    threshold: Annotated[float, POSITIVE] = 512.0
+    init: Init = fan_in
+
+    @nn.compact
+    def bias(self, num_heads: int) -> Bias:
+        def vector(name: str, size: int, init: nn.initializers.Initializer) -> Array:
+            return self.param(name, nn.with_logical_partitioning(init, ('positions',)), (size,))
+
+        normal, constant = nn.initializers.normal(1.0), nn.initializers.constant
+        out = Embed(self.hidden, num_heads, ('positions', 'heads'), self.init, name='out')
+        return FireBias(
+            vector('in_slope', self.hidden, normal),
+            vector('in_bias', self.hidden, normal),
+            out.table_VD,
+            vector('c', 1, constant(0.1)),  # as in the paper's code
+            self.threshold * vector('t', 1, constant(1.0)),
+        )
+
+
 @flax.struct.dataclass
 class AlibiBias(Bias):
     """`−slope·|distance|`."""
@@ -79,6 +119,43 @@ class T5Bias(Bias):
             queries.distance(keys), self.table_NH.shape[0], self.max_distance, self.bidirectional
         )
         return jnp.take(self.table_NH.T, bucket_LS, axis=1)[None]
+
+
+@flax.struct.dataclass
+class KerpleBias(Bias):
+    """`−a·log(1 + b·|distance|)`."""
+
+    a_H: Float[Array, ' H']
+    b_H: Float[Array, ' H']
+
+    def __call__(self, queries: Coordinates, keys: Coordinates) -> Float[Array, 'B H L S']:
+        distance = jnp.abs(queries.distance(keys))[None, None]
+        a, b = self.a_H[None, :, None, None], self.b_H[None, :, None, None]
+        return -a * jnp.log1p(b * distance)
+
+
+@flax.struct.dataclass
+class FireBias(Bias):
+    """The MLP of FIRE, one ReLU layer of N units, at each query–key pair.
+
+    The query's position is that in its document, so packed rows cost a bias each.
+    """
+
+    slope_N: Float[Array, ' N']
+    bias_N: Float[Array, ' N']
+    out_NH: Float[Array, 'N H']
+    c: Float[Array, ' 1']
+    threshold: Float[Array, ' 1']
+
+    def __call__(self, queries: Coordinates, keys: Coordinates) -> Float[Array, 'B H L S']:
+        distance = jnp.abs(queries.distance(keys)).astype(jnp.float32)
+        longest = jnp.maximum(jnp.abs(self.threshold), queries.position.astype(jnp.float32))
+        c = jnp.abs(self.c)
+        # As in the paper's code, so that c = 0 does not divide by 0.
+        whole = jnp.log1p(c * longest)[:, :, None] + 1e-6
+        ratio = (jnp.log1p(c * distance)[None] / whole)[..., None]
+        hidden = nn.relu(ratio * self.slope_N + self.bias_N)
+        return jnp.einsum('BLSN,NH->BHLS', hidden, self.out_NH)
 
 
 def alibi_slopes(num_heads: int) -> list[float]:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from bigmodel.layers.biases import T5, Alibi
+from bigmodel.layers.biases import T5, Alibi, Fire, Kerple
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Embed
 from bigmodel.layers.position import Position
-from bigmodel.layers.rotary import Rope
+from bigmodel.layers.rotary import Rope, XPos
 from bigmodel.specs import POSITIVE
 
 
@@ -48,8 +48,11 @@ POSITIONS = {
     'sinusoidal': Sinusoidal,
     'learned': Learned,
     'rope': Rope,
+    'xpos': XPos,
     'alibi': Alibi,
     't5': T5,
+    'kerple': Kerple,
+    'fire': Fire,
 }
 
 

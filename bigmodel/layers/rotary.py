@@ -99,6 +99,34 @@ class Rope(Position):
         return int(head_dim * self.fraction)
 
 
+class XPos(Position):
+    """Rotates as RoPE does, and multiplies pair i of queries by ζ_i^(pos/scale_base) and of keys by
+    ζ_i^(−pos/scale_base), ζ_i = (2i/K + γ)/(1 + γ), so that scores fade with distance: for causal
+    masks (Sun et al. 2022).
+    """
+
+    theta: Annotated[float, POSITIVE] = 10000.0
+    scale_base: Annotated[float, POSITIVE] = 512.0
+    gamma: Annotated[float, POSITIVE] = 0.4
+
+    def rotate(
+        self,
+        q_BLHK: Float[Array, 'B L H K'],
+        k_BLGK: Float[Array, 'B L G K'],
+        context: Context,
+    ) -> tuple[Float[Array, 'B L H K'], Float[Array, 'B L G K']]:
+        width, length = q_BLHK.shape[-1], context.keys.index.shape[0]
+        zeta = (np.arange(0, width, 2) / width + self.gamma) / (1 + self.gamma)
+        pos = context.queries.position[:, :, None, None].astype(jnp.float32)
+        angle = pos * powers(self.theta, width).astype(np.float32)
+        # From the middle of the row, as in the paper's code: half the range of the powers.
+        power = (pos - length // 2) / self.scale_base * np.log(zeta).astype(np.float32)
+        return turn(q_BLHK, angle, jnp.exp(power)), turn(k_BLGK, angle, jnp.exp(-power))
+
+    def refusal(self, head_dim: int) -> str:
+        return f'rotates pairs of features, but head_dim={head_dim} is odd' if head_dim % 2 else ''
+
+
 def powers(theta: float, width: int) -> Float[np.ndarray, ' k']:
     """theta^(−2i/width) for each pair i, in float64: the angles of far positions need it."""
     return theta ** (-np.arange(0, width, 2) / width)

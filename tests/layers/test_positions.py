@@ -60,7 +60,8 @@ def scores(spec: str, shift: int) -> np.ndarray:
 
 # Each encoding whose scores know differences of positions alone, and arguments worth a test.
 RELATIVE = [
-    *(name for name in POSITIONS if name not in ('sinusoidal', 'learned')),
+    *(name for name in POSITIONS if name not in ('sinusoidal', 'learned', 'fire')),
+    'fire(threshold=4000)',  # below its threshold
     'rope(fraction=0.5)',
     'rope(interleaved=True)',
     'rope(scaling="yarn", factor=4, original_length=32)',
@@ -237,3 +238,50 @@ def test_t5_bias_looks_up_one_scalar_a_head() -> None:
     bias = module.apply(variables, HEADS, method=lambda m, h: m.bias(h)(here, here))
     bucket = np.asarray(t5_bucket(here.distance(here), 8, 16, False))
     np.testing.assert_array_equal(bias[0], np.asarray(table)[bucket].transpose(2, 0, 1))
+
+
+def bias_of(spec: str, queries: Coordinates, keys: Coordinates) -> tuple[np.ndarray, dict]:
+    """An encoding's bias with random parameters, and those."""
+    module, rng = position(spec), np.random.default_rng(1)
+    drawn = jax.tree.map(
+        lambda x: jnp.asarray(rng.standard_normal(x.shape)), init(module, 'bias', HEADS)
+    )
+    bias = module.apply(drawn, HEADS, method=lambda m, h: m.bias(h)(queries, keys))
+    return np.asarray(bias), drawn['params']
+
+
+def test_kerple_is_the_formula() -> None:
+    bias, raw = bias_of('kerple', Coordinates.of(3, start=4), Coordinates.of(7))
+    a, b = np.log1p(np.exp(raw['a'])), np.log1p(np.exp(raw['b']))
+    for h, i, j in np.ndindex(HEADS, 3, 7):
+        want = -a[h] * np.log(1 + b[h] * abs(4 + i - j))
+        np.testing.assert_allclose(bias[0, h, i, j], want, rtol=1e-5)
+
+
+def test_fire_is_the_formula() -> None:
+    """Row 1 is a second document: its queries' positions begin anew."""
+    pos = np.array([[4, 5, 600], [0, 1, 2]])
+    queries = Coordinates.of(3, jnp.asarray(pos, jnp.int32), start=4)
+    bias, raw = bias_of('fire(hidden=5, threshold=3)', queries, Coordinates.of(7))
+    assert bias.shape == (2, HEADS, 3, 7)
+    c, t = abs(raw['c'][0]), abs(3 * raw['t'][0])
+    for row, i, j in np.ndindex(2, 3, 7):
+        x = np.log(c * abs(4 + i - j) + 1) / np.log(c * max(t, pos[row, i]) + 1)
+        want = np.maximum(raw['in_slope'] * x + raw['in_bias'], 0) @ raw['out']['table']
+        np.testing.assert_allclose(bias[row, :, i, j], want, rtol=1e-3, atol=1e-5)
+
+
+def test_xpos_scores_are_ropes_that_fade_with_distance() -> None:
+    """Σ_i ζ_i^(distance/base)·Re(q_i·conj(k_i)·e^(i·distance·θ_i)) of complex pairs."""
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((2, 1, 6, 1, 8)).astype(np.float32)
+    here = Coordinates.of(6)
+    module = position('xpos(scale_base=8)')
+    turned = module.rotate(jnp.asarray(q), jnp.asarray(k), Context(here, here))
+    got = jnp.einsum('BLHK,BSHK->LS', *turned)
+    pair = lambda x: x[0, :, 0, :4] + 1j * x[0, :, 0, 4:]  # noqa: E731
+    zeta, theta = (np.arange(4) / 4 + 0.4) / 1.4, 1e4 ** (-np.arange(4) / 4)
+    for n, m in np.ndindex(6, 6):
+        terms = pair(q)[n] * pair(k)[m].conj() * np.exp(1j * (n - m) * theta)
+        want = np.sum(zeta ** ((n - m) / 8) * terms.real)
+        np.testing.assert_allclose(got[n, m], want, rtol=1e-4, atol=1e-5)

@@ -44,7 +44,7 @@ from tests.small import (
 
 LENGTH = 12
 # Of parts that need some, or whose defaults are for longer rows.
-ARGUMENTS = {'window': '(4)', 't5': '(num_buckets=8, max_distance=10)'}
+ARGUMENTS = {'window': '(4)', 't5': '(num_buckets=8, max_distance=10)', 'fire': '(threshold=4)'}
 MASK_SPECS = [name + ARGUMENTS.get(name, '') for name in MASKS]
 CAUSAL = [spec for spec in MASK_SPECS if make(MASKS, spec, 'mask').causal]
 # Logits are of order 1 to 10, from two layers of float32 sums in another order.
@@ -290,6 +290,15 @@ def test_every_variant_of_a_slot_runs_and_has_finite_gradients(slot: str, table:
         assert np.isfinite(loss), name
         for path, gradient in params_lib.flatten(grads).items():
             assert np.isfinite(gradient).all() and np.any(gradient), (name, path)
+
+
+@pytest.mark.parametrize('position', POSITIONS)
+def test_every_encodings_parameters_have_gradients(position: str) -> None:
+    model, params = built('attention', position, 'causal')
+    loss, grads = loss_and_gradients(model, params)
+    assert np.isfinite(loss)
+    for path, gradient in params_lib.flatten(grads).items():
+        assert np.isfinite(gradient).all() and np.any(gradient), path
 
 
 def test_every_slot_has_a_table_of_named_parts() -> None:
