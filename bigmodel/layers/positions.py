@@ -1,7 +1,7 @@
 """The table of position encodings, and those that are added to the embeddings.
 
-Rotations of queries and keys are in `rotary`, what is added to the logits in `biases`. To add an
-encoding, write one class and one line in `POSITIONS`.
+Rotations of queries and keys are in `rotary`, what is added to the logits in `biases` and `cope`.
+To add an encoding, write one class and one line in `POSITIONS`.
 """
 
 from typing import Annotated
@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bigmodel.layers.biases import T5, Alibi, Fire, Kerple
+from bigmodel.layers.cope import Cope
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Embed
 from bigmodel.layers.position import Position
@@ -53,6 +54,7 @@ POSITIONS = {
     't5': T5,
     'kerple': Kerple,
     'fire': Fire,
+    'cope': Cope,
 }
 
 

@@ -13,6 +13,7 @@ from flax import linen as nn
 from bigmodel.errors import UserError
 from bigmodel.layers.biases import alibi_slopes, t5_bucket
 from bigmodel.layers.coordinates import Context, Coordinates
+from bigmodel.layers.masks import Causal
 from bigmodel.layers.position import Position
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.specs import make
@@ -22,6 +23,7 @@ from tests.golden.values import golden, golden_rope
 # float32 product, but may differ in the last bit of the frequency).
 ANGLE = {'rtol': 0, 'atol': 5e-4}
 HEADS, HEAD_DIM, LENGTH = 4, 8, 9
+HOOKS = ('embed', 'rotate', 'bias', 'contextual_bias')
 
 
 def position(spec: str) -> Position:
@@ -45,17 +47,17 @@ def scores(spec: str, shift: int) -> np.ndarray:
     q, k = (jnp.asarray(rng.standard_normal((2, LENGTH, HEADS, HEAD_DIM))) for _ in range(2))
     module = position(spec)
     here = Coordinates.of(LENGTH, start=shift)
-    # T5's table is a parameter; the same key draws the same one for every shift.
-    variables = init(module, 'bias', HEADS)
 
-    def run(variables: dict) -> jax.Array:
-        bound = module.bind(variables)
-        q_, k_ = bound.rotate(q, k, Context(here, here))
+    def run(module: Position) -> jax.Array:
+        context = Context(here, here)
+        q_, k_ = module.rotate(q, k, context)
         logits = jnp.einsum('BLHK,BSHK->BHLS', q_, k_)
-        bias = bound.bias(HEADS)
+        bias = module.bias(HEADS) or module.contextual_bias(q_, k_, Causal(), context)
         return logits if bias is None else logits + bias(here, here)
 
-    return np.asarray(jax.jit(run)(variables))
+    # Parameters, if any: the same key draws the same ones for every shift.
+    variables = nn.init(run, module)(jax.random.key(0))
+    return np.asarray(jax.jit(nn.apply(run, module))(nn.unbox(variables)))
 
 
 # Each encoding whose scores know differences of positions alone, and arguments worth a test.
@@ -81,8 +83,8 @@ def test_relative_encodings_do_change_scores(name: str) -> None:
 
 @pytest.mark.parametrize('name', POSITIONS)
 def test_each_encoding_uses_at_least_one_hook(name: str) -> None:
-    hooks = [h for h in ('embed', 'rotate', 'bias') if h in vars(POSITIONS[name])]
-    assert len(hooks) == (3 if name == 'none' else 1)
+    hooks = [h for h in HOOKS if h in vars(POSITIONS[name])]
+    assert len(hooks) == (len(HOOKS) if name == 'none' else 1)
 
 
 @pytest.mark.parametrize('width', [6, 7])
