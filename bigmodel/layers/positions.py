@@ -15,7 +15,7 @@ from bigmodel.layers.cope import Cope
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Embed
 from bigmodel.layers.position import Position
-from bigmodel.layers.rotary import Rope, XPos
+from bigmodel.layers.rotary import Rope, Rope2D, XPos
 from bigmodel.specs import POSITIVE
 
 
@@ -44,11 +44,47 @@ class Learned(Position):
         return x_BLD + table(pos).astype(x_BLD.dtype)
 
 
+class Sinusoidal2D(Position):
+    """The sinusoids of the patch's row in the first half of the features, those of its column in
+    the second, position = row·columns + column (He et al. 2021, after Vaswani et al. 2017).
+    """
+
+    columns: Annotated[int, POSITIVE] = 14  # of 16-pixel patches in an image of 224
+    base: Annotated[float, POSITIVE] = 10000.0
+
+    def embed(self, x_BLD: Float[Array, 'B L D'], pos: Int[Array, 'P L']) -> Float[Array, 'B L D']:
+        half = x_BLD.shape[-1] // 2
+        row = sinusoids(pos // self.columns, half, self.base)
+        column = sinusoids(pos % self.columns, x_BLD.shape[-1] - half, self.base)
+        return x_BLD + jnp.concatenate([row, column], -1).astype(x_BLD.dtype)
+
+
+class Learned2D(Position):
+    """A learned vector for each row in the first half of the features and for each column in the
+    second, position = row·columns + column (Dosovitskiy et al. 2020, appendix D.4).
+    """
+
+    max_length: int
+    columns: Annotated[int, POSITIVE] = 14  # of 16-pixel patches in an image of 224
+    init: Init = fan_in
+
+    @nn.compact
+    def embed(self, x_BLD: Float[Array, 'B L D'], pos: Int[Array, 'P L']) -> Float[Array, 'B L D']:
+        half, axes = x_BLD.shape[-1] // 2, ('positions', 'embed')
+        rows = Embed(-(-self.max_length // self.columns), half, axes, self.init, name='rows')
+        columns = Embed(self.columns, x_BLD.shape[-1] - half, axes, self.init, name='columns')
+        added = jnp.concatenate([rows(pos // self.columns), columns(pos % self.columns)], -1)
+        return x_BLD + added.astype(x_BLD.dtype)
+
+
 POSITIONS = {
     'none': Position,
     'sinusoidal': Sinusoidal,
     'learned': Learned,
+    'sinusoidal_2d': Sinusoidal2D,
+    'learned_2d': Learned2D,
     'rope': Rope,
+    'rope_2d': Rope2D,
     'xpos': XPos,
     'alibi': Alibi,
     't5': T5,

@@ -127,6 +127,36 @@ class XPos(Position):
         return f'rotates pairs of features, but head_dim={head_dim} is odd' if head_dim % 2 else ''
 
 
+class Rope2D(Position):
+    """Rotates the first half of the head's features by the patch's row and the second by its
+    column, each half as RoPE does, position = row·columns + column (Heo et al. 2024, "axial").
+    """
+
+    theta: Annotated[float, POSITIVE] = 100.0  # as there: an image has few rows
+    columns: Annotated[int, POSITIVE] = 14  # of 16-pixel patches in an image of 224
+
+    def rotate(
+        self,
+        q_BLHK: Float[Array, 'B L H K'],
+        k_BLGK: Float[Array, 'B L G K'],
+        context: Context,
+    ) -> tuple[Float[Array, 'B L H K'], Float[Array, 'B L G K']]:
+        half, pos = q_BLHK.shape[-1] // 2, context.queries.position[:, :, None, None]
+        frequency = powers(self.theta, half).astype(np.float32)
+        row, column = pos // self.columns * frequency, pos % self.columns * frequency
+
+        def both(x_BLHK: Array) -> Array:
+            turned = turn(x_BLHK[..., :half], row), turn(x_BLHK[..., half:], column)
+            return jnp.concatenate(turned, -1)
+
+        return both(q_BLHK), both(k_BLGK)
+
+    def refusal(self, head_dim: int) -> str:
+        if head_dim % 4:
+            return f'needs a head_dim that 4 divides, for pairs in two halves, but it is {head_dim}'
+        return ''
+
+
 def powers(theta: float, width: int) -> Float[np.ndarray, ' k']:
     """theta^(−2i/width) for each pair i, in float64: the angles of far positions need it."""
     return theta ** (-np.arange(0, width, 2) / width)

@@ -60,10 +60,13 @@ def scores(spec: str, shift: int) -> np.ndarray:
     return np.asarray(jax.jit(nn.apply(run, module))(nn.unbox(variables)))
 
 
+# Added to the embeddings; or relative under a condition, see below.
+ABSOLUTE = ('sinusoidal', 'learned', 'sinusoidal_2d', 'learned_2d', 'rope_2d', 'fire')
 # Each encoding whose scores know differences of positions alone, and arguments worth a test.
 RELATIVE = [
-    *(name for name in POSITIONS if name not in ('sinusoidal', 'learned', 'fire')),
+    *(name for name in POSITIONS if name not in ABSOLUTE),
     'fire(threshold=4000)',  # below its threshold
+    'rope_2d(columns=4)',  # a shift by whole rows
     'rope(fraction=0.5)',
     'rope(interleaved=True)',
     'rope(scaling="yarn", factor=4, original_length=32)',
@@ -287,3 +290,36 @@ def test_xpos_scores_are_ropes_that_fade_with_distance() -> None:
         terms = pair(q)[n] * pair(k)[m].conj() * np.exp(1j * (n - m) * theta)
         want = np.sum(zeta ** ((n - m) / 8) * terms.real)
         np.testing.assert_allclose(got[n, m], want, rtol=1e-4, atol=1e-5)
+
+
+def test_sinusoidal_2d_is_two_tables_side_by_side() -> None:
+    zeros, pos = jnp.zeros((1, 12, 8)), jnp.arange(12)[None]
+    got = position('sinusoidal_2d(columns=4)').embed(zeros, pos)
+    one = lambda p: position('sinusoidal').embed(zeros[..., :4], p)  # noqa: E731
+    for p in range(12):
+        row, column = one(jnp.full((1, 12), p // 4)), one(jnp.full((1, 12), p % 4))
+        np.testing.assert_array_equal(got[0, p], [*row[0, 0], *column[0, 0]])
+
+
+def test_learned_2d_adds_its_rows_and_columns() -> None:
+    module = position('learned_2d(columns=7)')
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 9)))
+    pos = jnp.array([[0, 6, 7], [63, 13, 30]])
+    variables = init(module, 'embed', x, pos)
+    rows, columns = (variables['params'][n]['table'] for n in ('rows', 'columns'))
+    assert (rows.shape, columns.shape) == ((10, 4), (7, 5))  # 64 positions need 10 rows
+    got = module.apply(variables, x, pos, method='embed')
+    for b, i in np.ndindex(2, 3):
+        row, column = divmod(int(pos[b, i]), 7)
+        want = x[b, i] + jnp.concatenate([rows[row], columns[column]])
+        np.testing.assert_allclose(got[b, i], want, rtol=1e-6)
+
+
+def test_rope_2d_turns_each_half_by_its_own_coordinate() -> None:
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, HEADS, HEAD_DIM)))
+    pos = np.array([[0, 6, 7], [63, 13, 30]])
+    got = rotated('rope_2d(columns=7)', x, pos)
+    for half, along in ((slice(0, 4), pos // 7), (slice(4, 8), pos % 7)):
+        want = rotated('rope(theta=100)', x[..., half], along)
+        np.testing.assert_allclose(got[..., half], want, rtol=1e-5, atol=1e-6)
+    assert 'head_dim that 4 divides' in position('rope_2d').refusal(6)
