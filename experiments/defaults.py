@@ -39,7 +39,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.head_dim = 0  # 0: width / num_heads
     c.model.vocab_size = 0  # 0: the tokenizer's, rounded up to a multiple of 64
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
-    c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5
+    c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5, …: layers/positions.py
     c.model.mask = 'causal'  # causal, window(size), full
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
     # the slots below (mask, mixer, position, ffn, block, norm). (): all layers alike.

@@ -5,10 +5,13 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import linen as nn
 
 from bigmodel.commands.main import COMMANDS
-from bigmodel.layers import positions
+from bigmodel.layers import biases, positions
+from bigmodel.layers.coordinates import Coordinates
 from bigmodel.models.model import SLOTS, apply
 from bigmodel.training.directions import OPTIMIZERS
 from bigmodel.training.schedules import SCHEDULES
@@ -20,26 +23,33 @@ BLOCKS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
 
 
 @pytest.fixture
-def kerple(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = next(b for b in BLOCKS if 'class Kerple' in b)
-    names = dict(vars(positions))
+def power(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = next(b for b in BLOCKS if 'class Power' in b)
+    names = {**vars(biases), 'POSITIONS': positions.POSITIONS}
     exec(code, names)  # the table that it writes to is the real one
     table = names['POSITIONS']
     monkeypatch.setattr(positions, 'POSITIONS', table)
     yield
-    del table['kerple']
+    del table['power']
 
 
-def test_the_encoding_shown_is_the_formula_and_reaches_every_model(kerple):
-    model = small_model(position='kerple')
+def test_the_encoding_shown_is_the_formula_and_reaches_every_model(power):
+    model = small_model(position='power')
     params = random_params(model)
-    names = params['backbone']['position']
-    names['a'], names['b'] = jnp.abs(names['a']), jnp.abs(names['b'])
+    bias = positions.POSITIONS['power']()
+    raw = params['backbone']['position']
+    here = Coordinates.of(6)
+    got = nn.apply(lambda m: m.bias(4)(here, here), bias)({'params': raw})
+    a, p = np.log1p(np.exp(raw['a'])), 2 / (1 + np.exp(-raw['p']))
+    want = [[[-a[h] * abs(i - j) ** p[h] for j in range(6)] for i in range(6)] for h in range(4)]
+    np.testing.assert_allclose(got[0], want, rtol=1e-5)
     tokens = jax.random.randint(jax.random.key(0), (1, 8), 0, VOCAB)
-    logits = jax.jit(lambda p: apply(model, p, tokens))(params)
+    run = jax.jit(jax.value_and_grad(lambda p: apply(model, p, tokens).std()))
+    loss, grads = run(params)
+    assert all(np.isfinite(g).all() and np.any(g) for g in grads['backbone']['position'].values())
     shifted = jax.tree.map(lambda x: x, params)
-    shifted['backbone']['position']['a'] = names['a'] + 1
-    assert not jnp.allclose(logits, jax.jit(lambda p: apply(model, p, tokens))(shifted))
+    shifted['backbone']['position']['a'] = raw['a'] + 1
+    assert not jnp.allclose(loss, run(shifted)[0])
 
 
 def test_the_run_card_shown_is_a_config():

@@ -51,12 +51,15 @@ class Attention(Mixer):
         q_BLHK, k_BLGK = norm(name='q_norm')(q_BLHK), norm(name='k_norm')(k_BLGK)
         q_BLHK, k_BLGK = self.position.rotate(q_BLHK, k_BLGK, context)
         k_BSGK, v_BSGK = self._remember(k_BLGK, v_BLGK, context)
+        mask = self.mask & SameSegment()
+        context = context.replace(bias=context.biases.get(self.position_key))
+        bias = self.position.contextual_bias(q_BLHK, k_BSGK, mask, context)
         o_BLHK = self.kernel(
             q_BLHK,
             k_BSGK,
             v_BSGK,
-            self.mask & SameSegment(),
-            context.replace(bias=context.biases.get(self.position_key)),
+            mask,
+            context.replace(bias=bias),
             self.dropout,
             self.make_rng('dropout') if self.dropout and self.has_rng('dropout') else None,
         )

@@ -22,13 +22,17 @@ MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a model asks of its kernel."""
+    """What a model asks of its kernel.
+
+    `given_bias`: the bias is there before the kernel runs, whole, and not evaluated by blocks.
+    """
 
     mask: Mask
     bias: bool
     dropout: float
     platform: str
     dtype: str
+    given_bias: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

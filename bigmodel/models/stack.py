@@ -99,8 +99,9 @@ def _layer(
     kernel = ''
     if 'kernel' in mixer.keywords:
         dropout = mixer.keywords.get('dropout', 0.0)
-        has_bias = overrides(position, 'bias')
-        request = Request(mask, has_bias, dropout, platform, known['dtype'].name)
+        given = overrides(position, 'contextual_bias')
+        has_bias = given or overrides(position, 'bias')
+        request = Request(mask, has_bias, dropout, platform, known['dtype'].name, given)
         kernel, part = choose(model.kernel, request)
         mixer = partial(mixer, kernel=part)
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])

@@ -1,4 +1,4 @@
-"""Reads the golden values; `make_torch_values.py` makes them."""
+"""Reads the golden values; `make_torch_values.py` and `make_rope_values.py` make them."""
 
 import functools
 import pathlib
@@ -22,3 +22,10 @@ def golden(name: str) -> dict[str, jax.Array]:
     found = {k[len(start) :]: jnp.asarray(v) for k, v in _archive().items() if k.startswith(start)}
     assert found, f'no golden values for {name!r}'
     return found
+
+
+@functools.cache
+def golden_rope() -> dict[str, np.ndarray]:
+    """All of rope_values.npz."""
+    with np.load(FOLDER / 'rope_values.npz') as archive:
+        return dict(archive)

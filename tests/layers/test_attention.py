@@ -130,7 +130,7 @@ def test_qk_norm_acts_on_each_head_before_rotation(norm: str) -> None:
     np.testing.assert_allclose(run(module, params, x), want, **CLOSE)
 
 
-@pytest.mark.parametrize('position', POSITIONS)
+@pytest.mark.parametrize('position', [name for name in POSITIONS if name != 'cope'])
 def test_rotation_is_of_queries_and_keys_alone(position: str) -> None:
     part = make(POSITIONS, position, 'position', max_length=L)
     module = attention(position=part)
@@ -138,6 +138,28 @@ def test_rotation_is_of_queries_and_keys_alone(position: str) -> None:
     x = x_BLD()
     q, k, v = (jnp.einsum('BLD,DHK->BLHK', x, params[n]['weight']) for n in 'qkv')
     o = KERNELS['reference']()(*part.rotate(q, k, context()), v, Causal(), context())
+    want = jnp.einsum('BLHK,HKD->BLD', o, params['out']['weight'])
+    np.testing.assert_allclose(run(module, params, x), want, **CLOSE)
+
+
+@pytest.mark.parametrize('mask', ['causal', 'window(3)'])
+def test_cope_is_the_formula_in_a_layer_of_its_own_table(mask: str) -> None:
+    """Golovneva et al. 2024, eqs. 3 to 6, by loops; counts stop at 2."""
+    part, see = make(POSITIONS, 'cope(num_positions=3)', 'position'), make(MASKS, mask, 'mask')
+    module = attention(position=part, mask=see)
+    params, x = random_params(module), x_BLD()
+    q, k, v = (np.einsum('BLD,DHK->BLHK', x, params[n]['weight']) for n in 'qkv')
+    e, seen = params['position']['counts']['table'], see(context().queries, context().keys)[0]
+    o = np.zeros_like(q)
+    for b, i, h in np.ndindex(*q.shape[:3]):
+        g = h // (q.shape[2] // k.shape[2])
+        dots = k[b, :, g] @ q[b, i, h] / np.sqrt(q.shape[-1])
+        gates = seen[i] / (1 + np.exp(-dots))
+        values = e @ q[b, i, h]
+        counts = [min(sum(gates[j : i + 1]), 2) for j in range(len(dots))]
+        logits = dots + np.interp(counts, range(3), values)
+        weights = np.where(seen[i], np.exp(logits), 0)
+        o[b, i, h] = weights / weights.sum() @ v[b, :, g]
     want = jnp.einsum('BLHK,HKD->BLD', o, params['out']['weight'])
     np.testing.assert_allclose(run(module, params, x), want, **CLOSE)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bigmodel.errors import UserError
+from bigmodel.layers.biases import AlibiBias, alibi_slopes
 from bigmodel.layers.coordinates import Bias, Context, Coordinates
 from bigmodel.layers.kernels import KERNELS, Fused, Kernel, Reference, Request, attend, choose
 from bigmodel.layers.masks import MASKS, Mask, Or, SameSegment
-from bigmodel.layers.positions import AlibiBias, alibi_slopes
 from bigmodel.specs import make
 from tests.golden.values import golden
 from tests.small import quick_jit

@@ -43,7 +43,8 @@ from tests.small import (
 )
 
 LENGTH = 12
-ARGUMENTS = {'window': '(4)'}  # of masks that need some
+# Of parts that need some, or whose defaults are for longer rows.
+ARGUMENTS = {'window': '(4)', 't5': '(num_buckets=8, max_distance=10)', 'fire': '(threshold=4)'}
 MASK_SPECS = [name + ARGUMENTS.get(name, '') for name in MASKS]
 CAUSAL = [spec for spec in MASK_SPECS if make(MASKS, spec, 'mask').causal]
 # Logits are of order 1 to 10, from two layers of float32 sums in another order.
@@ -53,12 +54,10 @@ CLOSE = {'rtol': 1e-4, 'atol': 1e-4}
 @functools.cache
 def built(mixer: str, position: str, mask: str, pattern: tuple[str, ...] = ()) -> tuple[Model, Any]:
     """A small model with random parameters; compiled functions are shared by the tests."""
-    bias = {'num_buckets': 8, 'max_distance': 10} if position == 't5' else {}
-    spec = position + (f'({", ".join(f"{k}={v}" for k, v in bias.items())})' if bias else '')
     model = small_model(
         LENGTH,
         mixer=mixer,
-        position=spec,
+        position=position + ARGUMENTS.get(position, ''),
         mask=mask,
         pattern=pattern,
         max_length=LENGTH,
@@ -85,6 +84,8 @@ PATTERNS = [
 # Every part once, beside the plainest others; not their product, which grows too fast.
 STACKS = [
     *(('attention', position, 'causal', ()) for position in POSITIONS),
+    # Frequencies that depend on the length of the row, which is twice the original one.
+    ('attention', 'rope(scaling="dynamic_ntk", original_length=6)', 'causal', ()),
     *(('attention', 'rope', mask, ()) for mask in CAUSAL if mask != 'causal'),
     *((mixer, 'none', 'causal', ()) for mixer in MIXERS),
     *(('attention', 'none', 'causal', pattern) for pattern in PATTERNS),
@@ -289,6 +290,15 @@ def test_every_variant_of_a_slot_runs_and_has_finite_gradients(slot: str, table:
         assert np.isfinite(loss), name
         for path, gradient in params_lib.flatten(grads).items():
             assert np.isfinite(gradient).all() and np.any(gradient), (name, path)
+
+
+@pytest.mark.parametrize('position', POSITIONS)
+def test_every_encodings_parameters_have_gradients(position: str) -> None:
+    model, params = built('attention', position, 'causal')
+    loss, grads = loss_and_gradients(model, params)
+    assert np.isfinite(loss)
+    for path, gradient in params_lib.flatten(grads).items():
+        assert np.isfinite(gradient).all() and np.any(gradient), path
 
 
 def test_every_slot_has_a_table_of_named_parts() -> None:
