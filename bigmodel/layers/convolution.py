@@ -8,7 +8,6 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from bigmodel.layers.coordinates import Context
-from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.stateful import Stateful, keep, recall
 from bigmodel.specs import POSITIVE
@@ -21,14 +20,15 @@ class DepthwiseConv(nn.Module):
 
     width: Width
     axes: tuple[str, ...]
-    init: Init = fan_in
 
     @nn.compact
     def __call__(
         self, x: Float[Array, 'B L *c'], starts: Bool[Array, 'P L']
     ) -> Float[Array, '...']:
-        std, channels = self.init('linear', self.width), x.shape[2:]
-        normal = nn.with_logical_partitioning(nn.initializers.normal(std), ('taps', *self.axes))
+        channels = x.shape[2:]
+        # Not the model's initialisation: that of wide matrices would silence so few taps.
+        normal = nn.initializers.normal(self.width**-0.5)
+        normal = nn.with_logical_partitioning(normal, ('taps', *self.axes))
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes)
         w = self.param('weight', normal, (self.width, *channels)).astype(x.dtype)
         b = self.param('bias', zeros, channels).astype(x.dtype)
@@ -71,7 +71,7 @@ class ShortConv(Stateful):
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         D = x_BLD.shape[-1]
         b_BLD, c_BLD, u_BLD = (self.project(n, (D,), ('mlp',))(x_BLD) for n in ('b', 'c', 'u'))
-        conv = DepthwiseConv(self.width, ('mlp',), self.init, name='conv')
+        conv = DepthwiseConv(self.width, ('mlp',), name='conv')
         return self.project_out(c_BLD * conv(b_BLD * u_BLD, context.starts()), D, ('mlp',))
 
 

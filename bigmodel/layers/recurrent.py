@@ -34,7 +34,7 @@ class RGLRU(Stateful):
         shape, starts = (self.num_heads, self.head_dim), context.starts()
         gate_BLHK = jax.nn.gelu(self.project('gate', shape, HEADS)(x_BLD))
         u_BLHK = self.project('in', shape, HEADS)(x_BLD)
-        u_BLHK = DepthwiseConv(self.conv, HEADS, self.init, name='conv')(u_BLHK, starts)
+        u_BLHK = DepthwiseConv(self.conv, HEADS, name='conv')(u_BLHK, starts)
         decay = nn.with_logical_partitioning(_decay, HEADS)
         log_a = -self.c * jax.nn.softplus(-self.param('decay', decay, shape))
         u_BLHK = u_BLHK.astype(jnp.float32)

@@ -92,6 +92,57 @@ def retention(p: Params, x: np.ndarray) -> np.ndarray:
     return out(p, silu(linear(p['gate'], x)) * rms(np.array(o), p['norm']))
 
 
+def convolved(p: Params, name: str, x: np.ndarray) -> np.ndarray:
+    return silu(conv(p[f'{name}_conv'], linear(p[name], x)))
+
+
+def gated_deltanet(p: Params, x: np.ndarray) -> np.ndarray:
+    q, k, v = (convolved(p, n, x) for n in 'qkv')
+    q, k = (z / np.sqrt((z**2).sum(-1, keepdims=True) + 1e-6) for z in (q, k))
+    beta = sigmoid(linear(p['beta'], x))
+    a = np.exp(-np.exp(p['log_rate']) * softplus(linear(p['step'], x) + p['step_bias']))
+    s, o = np.zeros((H, K, K)), []
+    for t in range(len(x)):
+        for h in range(H):
+            kk = np.outer(k[t, h], k[t, h])
+            s[h] = a[t, h] * (np.eye(K) - beta[t, h] * kk) @ s[h]
+            s[h] += beta[t, h] * np.outer(k[t, h], v[t, h])
+        o.append(np.einsum('hk,hkv->hv', q[t], s) / np.sqrt(K))
+    return out(p, silu(linear(p['gate'], x)) * rms(np.array(o), p['norm']))
+
+
+def mamba2(p: Params, x: np.ndarray) -> np.ndarray:
+    u, b, c = (convolved(p, n, x) for n in ('in', 'b', 'c'))
+    step = softplus(linear(p['step'], x) + p['step_bias'])
+    h, y = np.zeros((2 * H, b.shape[-1], K)), []
+    for t in range(len(x)):
+        a = np.exp(-np.exp(p['log_rate']) * step[t])
+        h = a[:, None, None] * h + np.einsum('h,n,hk->hnk', step[t], b[t], u[t])
+        y.append(np.einsum('n,hnk->hk', c[t], h) + p['skip'][:, None] * u[t])
+    gated = np.array(y) * silu(linear(p['gate'], x))
+    return out(p, rms(gated.reshape(len(x), -1), p['norm']).reshape(gated.shape))
+
+
+def gru(p: Params, x: np.ndarray) -> np.ndarray:
+    h, hs = np.zeros(p['out']['weight'].shape[0]), []
+    for xs in linear(p['in'], x):
+        us = linear(p['cell']['hidden'], h)
+        r, z = sigmoid(xs[:2] + us[:2])
+        h = (1 - z) * np.tanh(xs[2] + r * us[2]) + z * h
+        hs.append(h)
+    return out(p, np.array(hs))
+
+
+def lstm(p: Params, x: np.ndarray) -> np.ndarray:
+    h, c, hs = np.zeros(p['out']['weight'].shape[0]), 0.0, []
+    for xs in linear(p['in'], x):
+        i, f, g, o = xs + linear(p['cell']['hidden'], h)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        hs.append(h)
+    return out(p, np.array(hs))
+
+
 def short_conv(p: Params, x: np.ndarray) -> np.ndarray:
     b, c, u = (linear(p[n], x) for n in 'bcu')
     return out(p, c * conv(p['conv'], b * u))
@@ -112,10 +163,14 @@ REFERENCES: dict[str, Callable[[Params, np.ndarray], np.ndarray]] = {
     'rglru': rglru,
     'linear_attention': linear_attention,
     'retention': retention,
+    'gated_deltanet': gated_deltanet,
+    'mamba2': mamba2,
+    'gru': gru,
+    'lstm': lstm,
     'short_conv': short_conv,
     'gated_conv': gated_conv,
 }
-CHUNKED = ('linear_attention', 'retention')
+CHUNKED = ('linear_attention', 'retention', 'gated_deltanet', 'mamba2')
 SPECS = [
     *REFERENCES,
     *(f'{name}(chunk=4)' for name in CHUNKED),
