@@ -45,7 +45,9 @@ def get_config(arg: str = '') -> ConfigDict:
     # the slots below (mask, mixer, position, ffn, block, norm). (): all layers alike.
     c.model.pattern = ()
     c.model.norm = ''  # rmsnorm, layernorm, none
-    c.model.mixer = ''  # attention(bias=, qk_norm=, fused_qkv=, dropout=)
+    # attention(bias=, qk_norm=, fused_qkv=, dropout=), rglru, linear_attention, retention,
+    # gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
+    c.model.mixer = ''
     c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=)
     c.model.block = ''  # prenorm, postnorm
     c.model.head = ''  # lm(tied=), classifier(pool=)

@@ -104,6 +104,3 @@ class Attention(Mixer):
         k.value = jax.lax.dynamic_update_slice(k.value, k_BLGK, at)
         v.value = jax.lax.dynamic_update_slice(v.value, v_BLGK, at)
         return k.value, v.value
-
-
-MIXERS = {'attention': Attention}

@@ -16,7 +16,6 @@ from jaxtyping import Array, Int
 from bigmodel import sharding
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
-from bigmodel.layers.attention import MIXERS
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.ffn import ACTIVATIONS, FFNS
 from bigmodel.layers.initializers import INITS, Parametrisation
@@ -24,6 +23,7 @@ from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.linear import Embed
 from bigmodel.layers.losses import LOSSES, total_losses
 from bigmodel.layers.masks import MASKS
+from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.backbone import REMAT, Backbone

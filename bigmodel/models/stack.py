@@ -9,11 +9,11 @@ from flax import linen as nn
 
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
-from bigmodel.layers.attention import MIXERS
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.kernels import Request, choose
 from bigmodel.layers.masks import MASKS
+from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS, Position
 from bigmodel.specs import bind, make, parse

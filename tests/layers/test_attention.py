@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from bigmodel.layers.attention import MIXERS, Attention
+from bigmodel.layers.attention import Attention
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.masks import MASKS, Causal
+from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.positions import POSITIONS, Rope
 from bigmodel.specs import make
 from tests.golden.values import golden

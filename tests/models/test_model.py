@@ -11,13 +11,13 @@ from flax import linen as nn
 
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
-from bigmodel.layers.attention import MIXERS
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.losses import add_loss
 from bigmodel.layers.masks import MASKS
+from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models import model as model_lib

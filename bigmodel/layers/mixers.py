@@ -1,0 +1,22 @@
+"""The table of mixers: attention, its linear-time rivals, and the classical families."""
+
+from bigmodel.layers.attention import Attention
+from bigmodel.layers.convolution import GatedConv, ShortConv
+from bigmodel.layers.delta import GatedDeltaNet
+from bigmodel.layers.linear_attention import LinearAttention, Retention
+from bigmodel.layers.recurrent import RGLRU
+from bigmodel.layers.rnn import GRU, LSTM
+from bigmodel.layers.ssm import Mamba2
+
+MIXERS = {
+    'attention': Attention,
+    'rglru': RGLRU,
+    'linear_attention': LinearAttention,
+    'retention': Retention,
+    'gated_deltanet': GatedDeltaNet,
+    'mamba2': Mamba2,
+    'gru': GRU,
+    'lstm': LSTM,
+    'short_conv': ShortConv,
+    'gated_conv': GatedConv,
+}
