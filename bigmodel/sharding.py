@@ -22,7 +22,8 @@ from bigmodel.errors import UserError, unknown
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
-# Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, vocab, positions, labels.
+# Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, experts, vocab, positions,
+# labels.
 # Activations: batch, length, features (model width of an activation).
 _REPLICATED = dict.fromkeys(
     [
@@ -32,6 +33,7 @@ _REPLICATED = dict.fromkeys(
         'kv_heads',
         'head_dim',
         'mlp',
+        'experts',
         'vocab',
         'positions',
         'labels',

@@ -42,10 +42,10 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5
     c.model.mask = 'causal'  # causal, window(size), full
     c.model.pattern = ()  # masks of successive layers, repeated to the depth; (): mask
-    c.model.norm = ''  # rmsnorm, layernorm, none
+    c.model.norm = ''  # rmsnorm(plus_one=), layernorm, dyt, none
     c.model.mixer = ''  # attention(bias=, qk_norm=, fused_qkv=, dropout=)
-    c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=)
-    c.model.block = ''  # prenorm, postnorm
+    c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=)
+    c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
     c.model.head = ''  # lm(tied=), classifier(pool=)
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=)
     c.model.scale_embed = False  # multiply token embeddings by √width (Vaswani et al. 2017)
