@@ -22,8 +22,8 @@ from bigmodel.errors import UserError, unknown
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
-# Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, vocab, positions, labels,
-# taps (of a convolution), gates and state (of a recurrence).
+# Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, experts, vocab, positions,
+# labels, taps (of a convolution), gates and state (of a recurrence).
 # Activations: batch, length, features (model width of an activation).
 _REPLICATED = dict.fromkeys(
     [
@@ -33,6 +33,7 @@ _REPLICATED = dict.fromkeys(
         'kv_heads',
         'head_dim',
         'mlp',
+        'experts',
         'vocab',
         'positions',
         'labels',

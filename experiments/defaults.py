@@ -44,12 +44,12 @@ def get_config(arg: str = '') -> ConfigDict:
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
     # the slots below (mask, mixer, position, ffn, block, norm). (): all layers alike.
     c.model.pattern = ()
-    c.model.norm = ''  # rmsnorm, layernorm, none
+    c.model.norm = ''  # rmsnorm(plus_one=), layernorm, dyt, none
     # attention(bias=, qk_norm=, fused_qkv=, dropout=), rglru, linear_attention, retention,
     # gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
     c.model.mixer = ''
-    c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=)
-    c.model.block = ''  # prenorm, postnorm
+    c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=)
+    c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
     c.model.head = ''  # lm(tied=), classifier(pool=)
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
     c.model.scale_embed = False  # multiply token embeddings by √width (Vaswani et al. 2017)

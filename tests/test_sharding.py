@@ -188,6 +188,15 @@ def test_tied_tables_and_biases_run_split() -> None:
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
 
 
+@pytest.mark.parametrize('rules', RULES)
+def test_experts_run_split(rules: str) -> None:
+    """The sort over tokens crosses devices; losses of the router are means over all of them."""
+    shape = {'ffn': 'moe(experts=4, shared=1, choice_bias=1.0)'}
+    one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), **shape)
+    two = train(make_sharding(MESHES[rules], rules), **shape)
+    np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
+
+
 ODD = {size for size, row in PRESETS.items() if row['num_heads'] % 2}
 
 

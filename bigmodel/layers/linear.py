@@ -1,4 +1,4 @@
-"""Linear and Embed: the only two places where a matrix of weights is born.
+"""Linear, ExpertLinear and Embed: the only places where a matrix of weights is born.
 
 Every dim of a weight gets a logical axis name here, and its standard deviation from the model's
 initialisation, a function `(role, fan_in) -> std` (see `initializers`).
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.products import contract
+from bigmodel.layers.products import contract, contract_groups
 from bigmodel.sharding import constrain
 
 
@@ -46,6 +46,29 @@ class Linear(nn.Module):
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.out_axes)
             y = y + self.param('bias', zeros, self.features).astype(self.dtype)
         return y
+
+
+class ExpertLinear(nn.Module):
+    """y = x·W_e with a matrix for each expert, for rows that are sorted by expert.
+
+    Weights are float32 of shape (experts, in, features); their std has the fan-in of one expert.
+    """
+
+    experts: int
+    features: int
+    axes: tuple[str, str]
+    role: str = 'linear'
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_ND: Float[Array, 'N D'], sizes_E: Int[Array, ' E']) -> Float[Array, 'N F']:
+        """The first `sizes_E[0]` rows times the first expert's matrix, and so on."""
+        width = x_ND.shape[-1]
+        std = self.init(self.role, width)
+        shape = (self.experts, width, self.features)
+        w_EDF = self.param('weight', _normal(std, ('experts', *self.axes)), shape)
+        return contract_groups(x_ND.astype(self.dtype), w_EDF.astype(self.dtype), sizes_E)
 
 
 class Embed(nn.Module):

@@ -8,18 +8,26 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from bigmodel.specs import NOT_NEGATIVE
+from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
 
 class RMSNorm(nn.Module):
-    """x / √(mean x² + eps) · scale (Zhang & Sennrich 2019)."""
+    """x / √(mean x² + eps) · scale (Zhang & Sennrich 2019).
+
+    With `plus_one` the factor is 1 + scale and scale starts at 0, so that decay pulls it to the
+    identity (Gemma Team 2024).
+    """
 
     eps: Annotated[float, NOT_NEGATIVE] = 1e-6
+    plus_one: bool = False
     axis: str = 'embed'
 
     @nn.compact
     def __call__(self, x: Float[Array, '*s D']) -> Float[Array, '*s D']:
-        scale = _vector(self, 'scale', nn.initializers.ones, x)
+        if self.plus_one:
+            scale = 1 + _vector(self, 'scale', nn.initializers.zeros, x)
+        else:
+            scale = _vector(self, 'scale', nn.initializers.ones, x)
         return standardise(x.astype(jnp.float32), scale, self.eps, False).astype(x.dtype)
 
 
@@ -37,6 +45,24 @@ class LayerNorm(nn.Module):
         if self.bias:
             y = y + _vector(self, 'bias', nn.initializers.zeros, x)
         return y.astype(x.dtype)
+
+
+class DyT(nn.Module):
+    """tanh(α·x) · scale + bias, one learned α: no statistics (dynamic tanh, Zhu et al. 2025).
+
+    `alpha` is where α starts.
+    """
+
+    alpha: Annotated[float, POSITIVE] = 0.5
+    axis: str = 'embed'
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*s D']) -> Float[Array, '*s D']:
+        start = nn.with_logical_partitioning(nn.initializers.constant(self.alpha), ())
+        alpha = self.param('alpha', start, ())
+        y = jnp.tanh(alpha * x.astype(jnp.float32))
+        y = y * _vector(self, 'scale', nn.initializers.ones, x)
+        return (y + _vector(self, 'bias', nn.initializers.zeros, x)).astype(x.dtype)
 
 
 class NoNorm(nn.Module):
@@ -83,7 +109,7 @@ def _backward(eps: float, centre: bool, saved: tuple, dy: Array) -> tuple[Array,
 
 standardise.defvjp(_forward, _backward)
 
-NORMS = {'rmsnorm': RMSNorm, 'layernorm': LayerNorm, 'none': NoNorm}
+NORMS = {'rmsnorm': RMSNorm, 'layernorm': LayerNorm, 'dyt': DyT, 'none': NoNorm}
 
 
 def _vector(module: nn.Module, name: str, init: nn.initializers.Initializer, x: Array) -> Array:

@@ -10,7 +10,7 @@ import math
 from functools import partial
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -37,3 +37,10 @@ def _backward(n: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
 
 
 contract.defvjp(_forward, _backward)
+
+
+def contract_groups(
+    x_ND: Float[Array, 'N D'], w_EDF: Float[Array, 'E D F'], sizes_E: Int[Array, ' E']
+) -> Float[Array, 'N F']:
+    """The rows of group e, which follow those of the groups before it, times w_e."""
+    return jax.lax.ragged_dot(x_ND, w_EDF, sizes_E)

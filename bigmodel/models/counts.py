@@ -1,27 +1,49 @@
 """What a model costs: parameters by path, floating-point operations a token."""
 
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
+from bigmodel.layers.ffn import FFNS
+from bigmodel.layers.mixers import MIXERS
+from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import is_box
+from bigmodel.specs import arguments, make, parse
 
 
 def flops_per_token(model: ConfigDict, boxed: Any, seq_len: int) -> int:
-    """Training FLOPs a token: 6 a weight in a matrix product, and 12·depth·H·K·L for attention.
+    """Training FLOPs a token: 6 a weight in a matrix product, and 12·H·K·L a layer of attention.
 
-    Chowdhery et al. 2022, appendix B: no recomputation, no discount for the causal mask.
+    Chowdhery et al. 2022, appendix B: no recomputation, no discount for the causal mask. Weights of
+    experts count as often as a token meets them.
     """
     shapes = params_lib.flatten(jax.tree.map(lambda b: b.value, boxed, is_leaf=is_box))
-    weights = sum(math.prod(s.shape) for path, s in shapes.items() if path.endswith('/weight'))
+    weights = round(sum(_active_weights(model, boxed)))
     tied = not any(path.startswith('head/') for path in shapes)
     if tied:
         weights += math.prod(shapes['backbone/tokens/table'].shape)
-    attention = 12 * model.depth * model.num_heads * model.head_dim * seq_len
+    layers = layer_specs(model)
+    attending = sum('kernel' in arguments(MIXERS[parse(x['mixer']).name]) for x in layers)
+    depth = model.depth * attending // len(layers)
+    attention = 12 * depth * model.num_heads * model.head_dim * seq_len
     return 6 * weights + attention
+
+
+def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[float]:
+    """How many numbers of each weight a token is multiplied with."""
+    ffns = [make(FFNS, specs['ffn'], 'model.ffn') for specs in layer_specs(model)]
+    for key_path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
+        path = params_lib.path_of(key_path)
+        if not path.endswith('/weight'):
+            continue
+        block = re.search(r'/block_(\d+)/ffn/', path)
+        share = ffns[int(block[1])].active_share() if block and 'experts' in box.names[:2] else 1.0
+        yield share * math.prod(box.value.shape)
 
 
 def parameter_table(boxed: Any, stds: dict[str, float] | None = None) -> list[str]:

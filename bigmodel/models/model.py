@@ -17,7 +17,8 @@ from bigmodel import sharding
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
 from bigmodel.layers.blocks import BLOCKS
-from bigmodel.layers.ffn import ACTIVATIONS, FFNS
+from bigmodel.layers.feedforward import ACTIVATIONS
+from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.initializers import INITS, Parametrisation
 from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.linear import Embed
@@ -29,7 +30,7 @@ from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.backbone import REMAT, Backbone
 from bigmodel.models.heads import HEADS
 from bigmodel.models.stack import build_layers, kernel_names
-from bigmodel.specs import bind, make, parse
+from bigmodel.specs import bind, make
 
 SLOTS: dict[str, Mapping[str, Any]] = {
     'position': POSITIONS,
@@ -209,7 +210,3 @@ def _check_choices(model: ConfigDict) -> None:
         raise unknown('model.remat', model.remat, REMAT)
     if not 0 <= model.dropout < 1:
         raise UserError(f'model.dropout={model.dropout} must be in [0, 1)')
-    for slot in ('ffn',):
-        activation = parse(model[slot], f'model.{slot}').kwargs.get('activation', 'gelu')
-        if activation not in ACTIVATIONS:
-            raise unknown('activation', activation, ACTIVATIONS)

@@ -106,6 +106,7 @@ def _layer(
         mixer = partial(mixer, kernel=part)
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])
     ffn = bind(FFNS, specs['ffn'], 'model.ffn', dropout=model.dropout, **known)
+    _refuse(ffn().refusal(), 'model.ffn', specs['ffn'])
     norm = bind(NORMS, specs['norm'], 'model.norm', axis='embed')
     block = bind(BLOCKS, specs['block'], 'model.block', mixer=mixer, ffn=ffn, norm=norm, **known)
     return Layer(specs, block, kernel)

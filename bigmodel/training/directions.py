@@ -95,22 +95,28 @@ def _is_slot(x: Any) -> bool:
 def _matrix_dims(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | optax.MaskedNode:
     """Which dims of a block's weight are inputs and outputs; a MaskedNode for everything else.
 
-    Weights of blocks are stacked on 'layers'; a projection into the residual stream ends in
-    'embed' and contracts all other dims, any other one contracts 'embed' first. Frozen parameters
-    have no axes.
+    Weights of blocks are stacked on 'layers', those of experts also on 'experts'; a projection into
+    the residual stream ends in 'embed' and contracts all other dims, any other one contracts
+    'embed' first. Frozen parameters have no axes.
     """
-    if len(axes) < 3 or axes[0] != 'layers' or 'embed' not in axes:
+    first = _stacked(axes)
+    if len(axes) < first + 2 or not first or 'embed' not in axes:
         return optax.MaskedNode()
     if axes[-1] == 'embed':
-        return contrib.MuonDimensionNumbers(tuple(range(1, len(axes) - 1)), (len(axes) - 1,))
-    return contrib.MuonDimensionNumbers((1,), tuple(range(2, len(axes))))
+        return contrib.MuonDimensionNumbers(tuple(range(first, len(axes) - 1)), (len(axes) - 1,))
+    return contrib.MuonDimensionNumbers((first,), tuple(range(first + 1, len(axes))))
+
+
+def _stacked(axes: tuple[str, ...]) -> int:
+    """How many leading dims number matrices: layers, and the experts of a layer."""
+    return 0 if axes[:1] != ('layers',) else 2 if axes[1:2] == ('experts',) else 1
 
 
 def _per_layer(axes: Any, direction: Direction, min_dim: int) -> Direction:
     """Applies `direction` to each weight of each layer alone, as a matrix from inputs to outputs.
 
-    Weights with fewer inputs or outputs than `min_dim` are left in their shape, and so are those
-    outside of blocks.
+    Each expert of a layer has a matrix of its own. Weights with fewer inputs or outputs than
+    `min_dim` are left in their shape, and so are those outside of blocks.
     """
 
     def prepare(names: tuple[str, ...], x: jax.Array) -> jax.Array:
@@ -119,10 +125,13 @@ def _per_layer(axes: Any, direction: Direction, min_dim: int) -> Direction:
             return x
         rows = math.prod(x.shape[d] for d in dims.reduction_axis)
         columns = math.prod(x.shape[d] for d in dims.output_axis)
-        return x.reshape(x.shape[0], rows, columns) if min(rows, columns) >= min_dim else x
+        stack = x.shape[: _stacked(names)]
+        return x.reshape(*stack, rows, columns) if min(rows, columns) >= min_dim else x
 
     def lift(names: tuple[str, ...], function: Callable) -> Callable:
-        return jax.vmap(function) if names[:1] == ('layers',) else function
+        for _ in range(_stacked(names)):
+            function = jax.vmap(function)
+        return function
 
     def init_one(names: tuple[str, ...], p: Any) -> Any:
         if isinstance(p, optax.MaskedNode):  # frozen

@@ -21,7 +21,7 @@ CASES = {
 
 
 def test_every_norm_has_a_golden_case() -> None:
-    assert {spec.split('(')[0] for spec in CASES.values()} | {'none'} == set(NORMS)
+    assert {spec.split('(')[0] for spec in CASES.values()} | {'none', 'dyt'} == set(NORMS)
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -56,9 +56,34 @@ def test_output_keeps_the_dtype_and_statistics_are_float32(name: str) -> None:
 @pytest.mark.parametrize('name', NORMS)
 def test_parameters_start_as_the_identity_and_name_their_axis(name: str) -> None:
     module = make(NORMS, name, 'norm', axis='head_dim')
-    for path, box in module.init(jax.random.key(0), jnp.ones((2, 5))).get('params', {}).items():
+    params = module.init(jax.random.key(0), jnp.ones((2, 5))).get('params', {})
+    params.pop('alpha', None)  # dyt's one number
+    for path, box in params.items():
         assert box.names == ('head_dim',)
         np.testing.assert_array_equal(box.value, np.full(5, {'scale': 1, 'bias': 0}[path]))
+
+
+def test_dynamic_tanh_is_its_formula() -> None:
+    rng = np.random.default_rng(0)
+    x, scale, bias = (rng.standard_normal(s) for s in ((2, 3, 5), 5, 5))
+    module = make(NORMS, 'dyt(alpha=0.7)', 'norm')
+    assert module.init(jax.random.key(0), jnp.asarray(x))['params']['alpha'].value == jnp.float32(
+        0.7
+    )
+    params = {'alpha': jnp.float32(0.3), 'scale': jnp.asarray(scale), 'bias': jnp.asarray(bias)}
+    got = module.apply({'params': params}, jnp.asarray(x))
+    np.testing.assert_allclose(got, np.tanh(0.3 * x) * scale + bias, rtol=1e-5, atol=1e-6)
+
+
+def test_rmsnorm_that_adds_one_is_rmsnorm_with_a_scale_one_larger() -> None:
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5)))
+    moved, plain = (make(NORMS, f'rmsnorm(plus_one={b})', 'norm') for b in (True, False))
+    start = moved.init(jax.random.key(0), x)['params']['scale'].value
+    np.testing.assert_array_equal(start, np.zeros(5))
+    scale = jnp.arange(5.0)
+    got = moved.apply({'params': {'scale': scale}}, x)
+    want = plain.apply({'params': {'scale': 1 + scale}}, x)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 @pytest.mark.parametrize('centre', [False, True])

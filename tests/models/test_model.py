@@ -13,6 +13,7 @@ from bigmodel import params as params_lib
 from bigmodel.errors import UserError
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.coordinates import Context, Coordinates
+from bigmodel.layers.feedforward import FeedForward
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.losses import add_loss
@@ -89,6 +90,8 @@ STACKS = [
     *(('attention', 'rope', mask, ()) for mask in CAUSAL if mask != 'causal'),
     *((mixer, 'none', 'causal', ()) for mixer in MIXERS),
     *(('attention', 'none', 'causal', pattern) for pattern in PATTERNS),
+    *(('attention', 'none', 'causal', (f'layer(ffn="{ffn}")',)) for ffn in FFNS),
+    *(('attention', 'none', 'causal', (f'layer(block="{block}")',)) for block in BLOCKS),
 ]
 IDS = ['-'.join([*s[:3], *s[3]]) for s in STACKS]
 
@@ -427,7 +430,7 @@ def test_layers_of_a_pattern_have_encodings_of_their_own() -> None:
 
 
 def test_what_layers_add_to_the_loss_is_summed_over_layers() -> None:
-    class Costly(nn.Module):
+    class Costly(FeedForward):
         @nn.compact
         def __call__(self, x: jax.Array) -> jax.Array:
             add_loss(self, 'cost', jnp.mean(x) * 0 + 0.5)

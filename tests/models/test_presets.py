@@ -95,6 +95,22 @@ def test_flops_of_an_untied_head_count_its_own_weight() -> None:
     assert flops_per_token(model, boxed, 2048) == 6 * weights + 12 * 32 * 4096 * 2048
 
 
+def test_flops_of_experts_are_those_that_a_token_meets() -> None:
+    """Layers of a pattern by themselves: a dense one, then 2 of 8 experts beside a shared one."""
+    moe = 'moe(experts=8, top_k=2, shared=1, hidden=32)'
+    config = defaults.get_config()
+    pattern = ('layer(ffn="gated(hidden=96)")', f'layer(ffn="{moe}")')
+    config.model.update({'width': 64, 'num_heads': 2, 'depth': 4, 'pattern': pattern})
+    config.model.update({'vocab_size': 64, 'mixer': 'attention'})
+    presets.resolve(config.model, 16)
+    boxed = abstract_params(build_model(config.model, 64, 0, 'cpu'))
+    dense = 4 * 4 * 64 * 64 + 4 * 3 * 64 * 96 + 64 * 64  # mixers, three experts' width, head
+    weights = dense + 2 * 64 * 8  # the routers
+    assert flops_per_token(config.model, boxed, 16) == 6 * weights + 12 * 4 * 64 * 16
+    experts = 2 * 3 * 64 * 32 * 6  # those that one token does not meet
+    assert params_lib.count(boxed) == weights + experts + 9 * 64  # norms
+
+
 def test_nothing_is_computed_for_a_table() -> None:
     leaves = jax.tree.leaves(boxed_params('llama-7b', 32000, 2048)[1])
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)

@@ -165,6 +165,20 @@ def test_adafactor_factors_each_layers_matrix(layers: int) -> None:
         np.testing.assert_allclose(got[:, layer], want, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize('name', ['adafactor', 'muon'])
+@pytest.mark.parametrize('names', [('embed', 'mlp'), ('mlp', 'embed')], ids=str)
+def test_each_experts_matrix_moves_as_if_it_were_alone(name: str, names: tuple[str, str]) -> None:
+    """Two layers of three experts, against the papers' updates of six matrices."""
+    start, grads = small_problem(2, 3, 8, 6)
+    c = config(name='adafactor(min_dim=2)' if name == 'adafactor' else name, weight_decay=0.1)
+    abstract = boxed({'w': (2, 3, 8, 6)}, w=('layers', 'experts', *names))
+    got = trajectory(c, abstract, start, grads)['w']
+    for at in np.ndindex(2, 3):
+        w, g = np.asarray(start['w'][at], np.float64), np.asarray(grads['w'][(slice(None), *at)])
+        want = np.stack(REFERENCES[name](w, g, 0.05, 0.1))
+        np.testing.assert_allclose(got[(slice(None), *at)], want, rtol=1e-4, atol=2e-4)
+
+
 def test_muon_orthogonalises_each_layers_matrix_over_the_right_dims() -> None:
     """q: (embed) -> (heads, head_dim); out: (heads, head_dim) -> (embed); two layers."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,111 @@
+"""Dense feed-forward layers: what each position computes on its own."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from bigmodel.errors import unknown
+from bigmodel.layers.dropout import Dropout
+from bigmodel.layers.initializers import Init, fan_in
+from bigmodel.layers.linear import Linear
+from bigmodel.specs import NOT_NEGATIVE
+
+ACTIVATIONS: dict[str, Callable] = {
+    'relu': jax.nn.relu,
+    'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+    'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
+    'silu': jax.nn.silu,
+    'tanh': jnp.tanh,
+    'sigmoid': jax.nn.sigmoid,
+    'relu2': lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
+}
+
+
+class FeedForward(nn.Module):
+    """Base of all feed-forward layers."""
+
+    activation: str = 'gelu'
+
+    def refusal(self) -> str:
+        """Why its own fields cannot work together ('needs …, but …'), or ''."""
+        activation(self.activation)
+        return ''
+
+    def active_share(self) -> float:
+        """The share of its experts' weights that one token is multiplied with."""
+        return 1.0
+
+    def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+        """What each token computes from itself."""
+        raise NotImplementedError
+
+
+class MLP(FeedForward):
+    """W₂·activation(W₁·x) (Vaswani et al. 2017, §3.3); `hidden` 0 is 4·width."""
+
+    activation: str = 'gelu'
+    hidden: Annotated[int, NOT_NEGATIVE] = 0
+    bias: bool = False
+    dropout: float = 0.0
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+        width = x_BLD.shape[-1]
+        h_BLF = hidden_linear(self, self.hidden or 4 * width, 'in')(x_BLD)
+        h_BLF = activation(self.activation)(h_BLF)
+        return Dropout(self.dropout)(residual_linear(self, width)(h_BLF))
+
+
+class Gated(FeedForward):
+    """W₂·(activation(W_g·x) ⊙ W₁·x): SwiGLU with silu, GEGLU with gelu (Shazeer 2020).
+
+    GLU is sigmoid (Dauphin et al. 2017), ReGLU relu.
+
+    `hidden` 0 is 8/3·width rounded up to a multiple of 64, as many parameters as an MLP.
+    """
+
+    activation: str = 'silu'
+    hidden: Annotated[int, NOT_NEGATIVE] = 0
+    bias: bool = False
+    dropout: float = 0.0
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+        width = x_BLD.shape[-1]
+        hidden = self.hidden or gated_hidden(width)
+        gate_BLF = activation(self.activation)(hidden_linear(self, hidden, 'gate')(x_BLD))
+        h_BLF = gate_BLF * hidden_linear(self, hidden, 'in')(x_BLD)
+        return Dropout(self.dropout)(residual_linear(self, width)(h_BLF))
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation called `name`."""
+    if name not in ACTIVATIONS:
+        raise unknown('activation', name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def gated_hidden(width: int) -> int:
+    """8/3·width rounded up to a multiple of 64."""
+    return -(-8 * width // (3 * 64)) * 64
+
+
+def hidden_linear(ffn: nn.Module, hidden: int, name: str) -> Linear:
+    """The projection from the model's width to `hidden` units."""
+    rest = (ffn.bias, 'linear', ffn.init, ffn.dtype)
+    return Linear((hidden,), ('embed',), ('mlp',), *rest, name=name)
+
+
+def residual_linear(ffn: nn.Module, width: int) -> Linear:
+    """The projection back to the model's width, which ends the branch."""
+    rest = (ffn.bias, 'residual', ffn.init, ffn.dtype)
+    return Linear((width,), ('mlp',), ('embed',), *rest, name='out')
