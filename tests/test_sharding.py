@@ -197,6 +197,13 @@ def test_experts_run_split(rules: str) -> None:
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
 
 
+@pytest.mark.parametrize('position', ['fire', 'cope', 'learned_2d'])
+def test_encodings_with_tables_run_split(position: str) -> None:
+    one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), position=position)
+    two = train(make_sharding(MESHES['fsdp_tensor'], 'fsdp_tensor'), position=position)
+    np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
+
+
 ODD = {size for size, row in PRESETS.items() if row['num_heads'] % 2}
 
 

@@ -15,7 +15,7 @@ from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.feedforward import FeedForward
 from bigmodel.layers.ffn import FFNS
-from bigmodel.layers.kernels import KERNELS
+from bigmodel.layers.kernels import KERNELS, Reference, Request
 from bigmodel.layers.losses import add_loss
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
@@ -411,6 +411,24 @@ def test_fused_kernels_get_flags_for_whole_rows_only(
     else:
         jax.eval_shape(lambda p: apply_cached(model, p, None, tokens, LENGTH)[0], params)
     assert set(seen) == {(aligned, aligned)}
+
+
+def test_a_kernel_can_refuse_a_bias_that_is_given_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Blocks(Reference):
+        def refusal(self, request: Request) -> str:
+            return 'it evaluates biases by blocks' if request.given_bias else ''
+
+    monkeypatch.setitem(KERNELS, 'blocks', Blocks)
+    small_model(kernel='blocks', position='kerple')
+    with pytest.raises(UserError, match=r"model.kernel='blocks' cannot serve .* by blocks"):
+        small_model(kernel='blocks', position='cope')
+
+
+def test_the_table_of_cope_is_each_layers_own() -> None:
+    params = random_params(small_model(LENGTH, position='cope(num_positions=5)'))['backbone']
+    table = params['layers']['block_0']['mixer']['position']['counts']['table']
+    assert table.shape == (2, 5, 4)  # layers, counts, head_dim
+    assert 'position' not in params
 
 
 def test_layers_of_a_pattern_have_encodings_of_their_own() -> None:
