@@ -43,9 +43,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.mask = 'causal'  # causal, window(size), full
     c.model.pattern = ()  # masks of successive layers, repeated to the depth; (): mask
     c.model.norm = ''  # rmsnorm, layernorm, none
-    # attention(bias=, qk_norm=, fused_qkv=, dropout=), rglru, linear_attention, retention,
-    # gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
-    c.model.mixer = ''
+    # rglru, linear_attention, retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv,
+    c.model.mixer = ''  # or attention(bias=, qk_norm=, fused_qkv=, dropout=)
     c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=)
     c.model.block = ''  # prenorm, postnorm
     c.model.head = ''  # lm(tied=), classifier(pool=)

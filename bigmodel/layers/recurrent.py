@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from bigmodel.layers.convolution import DepthwiseConv
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.linear import Linear
-from bigmodel.layers.stateful import Stateful, keep, recall
+from bigmodel.layers.stateful import Stateful, Vector, keep, recall
 from bigmodel.specs import POSITIVE
 
 HEADS = ('heads', 'head_dim')
@@ -35,8 +35,7 @@ class RGLRU(Stateful):
         gate_BLHK = jax.nn.gelu(self.project('gate', shape, HEADS)(x_BLD))
         u_BLHK = self.project('in', shape, HEADS)(x_BLD)
         u_BLHK = DepthwiseConv(self.conv, HEADS, name='conv')(u_BLHK, starts)
-        decay = nn.with_logical_partitioning(_decay, HEADS)
-        log_a = -self.c * jax.nn.softplus(-self.param('decay', decay, shape))
+        log_a = -self.c * jax.nn.softplus(-Vector(shape, HEADS, _decay, name='decay')())
         u_BLHK = u_BLHK.astype(jnp.float32)
         log_a = log_a * self._gate('forget', u_BLHK)
         # √ has no gradient at 0, where a is 1: the bound is below what float32 resolves of 1 − a².
