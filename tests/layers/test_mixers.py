@@ -172,7 +172,7 @@ REFERENCES: dict[str, Callable[[Params, np.ndarray], np.ndarray]] = {
     'short_conv': short_conv,
     'gated_conv': gated_conv,
 }
-CHUNKED = ('linear_attention', 'retention', 'gated_deltanet', 'mamba2')
+CHUNKED = ('rglru', 'linear_attention', 'retention', 'gated_deltanet', 'mamba2')
 SPECS = [
     *REFERENCES,
     *(f'{name}(chunk=4)' for name in CHUNKED),
