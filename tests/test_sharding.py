@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
+from bigmodel.layers.mixers import MIXERS
 from bigmodel.models import presets
 from bigmodel.models.model import apply, build_model
 from bigmodel.models.presets import PRESETS
@@ -168,6 +169,19 @@ def test_every_other_optimizer_runs_split(name: str) -> None:
         )
     )
     np.testing.assert_allclose(two.losses, one.losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize('rules', RULES)
+@pytest.mark.parametrize('mixer', MIXERS)
+def test_every_mixer_has_a_place_for_each_parameter(mixer: str, rules: str) -> None:
+    """Split inputs or outputs for most matrices; no mesh axis twice in one parameter."""
+    boxed = abstract_params(small_model(LENGTH, mixer=mixer, position='none'))
+    sharding = make_sharding(MESHES[rules], rules)
+    own = boxed['backbone']['layers']['block_0']['mixer']
+    places = params_lib.flatten(sharding.of_params(own))
+    split = [path for path, place in places.items() if any(place.spec)]
+    assert bool(split) == (rules != 'dp')
+    assert rules == 'dp' or {'out/weight'} <= set(split)
 
 
 def test_accumulation_is_exact_on_a_mesh(runs: dict[str, Run]) -> None:

@@ -11,7 +11,7 @@ from bigmodel.layers.convolution import DepthwiseConv
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.linear_attention import HEADS, Chunk, decays, join, split, split_starts
 from bigmodel.layers.norms import RMSNorm
-from bigmodel.layers.stateful import Stateful, keep, recall
+from bigmodel.layers.stateful import Stateful, Vector, keep, recall
 from bigmodel.specs import POSITIVE
 
 
@@ -97,11 +97,11 @@ def step_decay(
     At the start exp(A) is uniform in [1, 16] and softplus(b) log-uniform in [0.001, 0.1], as in
     Mamba-2 (Dao & Gu 2024).
     """
-    bias = nn.with_logical_partitioning(_step_bias, ('heads',))
-    rate = nn.with_logical_partitioning(_log_rate, ('heads',))
+    bias_H = Vector((heads,), ('heads',), _step_bias, name='step_bias')()
+    log_rate_H = Vector((heads,), ('heads',), _log_rate, name='log_rate')()
     raw_BLH = mixer.project('step', (heads,), ('heads',))(x_BLD).astype(jnp.float32)
-    step_BLH = jax.nn.softplus(raw_BLH + mixer.param('step_bias', bias, (heads,)))
-    return step_BLH, -jnp.exp(mixer.param('log_rate', rate, (heads,))) * step_BLH
+    step_BLH = jax.nn.softplus(raw_BLH + bias_H)
+    return step_BLH, -jnp.exp(log_rate_H) * step_BLH
 
 
 def _step_bias(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:

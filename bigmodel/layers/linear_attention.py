@@ -5,7 +5,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.norms import RMSNorm
@@ -118,12 +118,12 @@ def decays(
 
 def split(arrays: tuple[Float[Array, '...'], ...], chunk: int) -> tuple[Float[Array, '...'], ...]:
     """(B, L, H, …) to (N, B, H, C, …): chunks first for a scan; zeros fill the last one."""
-    return tuple(jnp.moveaxis(_cut(x, chunk), 3, 2) for x in arrays)
+    return tuple(jnp.moveaxis(cut(x, chunk), 3, 2) for x in arrays)
 
 
 def split_starts(starts: Bool[Array, 'P L'], rows: int, chunk: int) -> Bool[Array, 'N B C']:
     """The same for the starts of `rows` documents."""
-    return _cut(jnp.broadcast_to(starts, (rows, starts.shape[1])), chunk)
+    return cut(jnp.broadcast_to(starts, (rows, starts.shape[1])), chunk)
 
 
 def join(x_NBHCV: Float[Array, 'N B H C V'], length: int) -> Float[Array, 'B L H V']:
@@ -132,7 +132,8 @@ def join(x_NBHCV: Float[Array, 'N B H C V'], length: int) -> Float[Array, 'B L H
     return x_NBHCV.transpose(1, 0, 3, 2, 4).reshape(B, N * C, H, V)[:, :length]
 
 
-def _cut(x: Array, chunk: int) -> Array:
+def cut(x: Shaped[Array, 'B L *c'], chunk: int) -> Shaped[Array, 'N B C *c']:
+    """Chunks of the length, first for a scan; zeros fill the last one."""
     B, L = x.shape[:2]
     C = min(chunk, L)
     N = -(-L // C)

@@ -12,7 +12,7 @@ from bigmodel.layers.coordinates import Context
 from bigmodel.layers.delta import step_decay
 from bigmodel.layers.linear_attention import HEADS, Chunk, chunked
 from bigmodel.layers.norms import RMSNorm
-from bigmodel.layers.stateful import Stateful, keep, recall
+from bigmodel.layers.stateful import Stateful, Vector, keep, recall
 from bigmodel.specs import POSITIVE
 
 
@@ -49,8 +49,8 @@ class Mamba2(Stateful):
             self.chunk,
         )
         keep(self, 'state', state)
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ('heads',))
-        y_BLHK = y_BLHK + self.param('skip', ones, (H,))[:, None] * u_BLHK
+        skip_H = Vector((H,), ('heads',), nn.initializers.ones, name='skip')()
+        y_BLHK = y_BLHK + skip_H[:, None] * u_BLHK
         y_BLHK = y_BLHK * jax.nn.silu(self.project('gate', (H, K), HEADS)(x_BLD))
         y_BLF = RMSNorm(axis='mlp', name='norm')(y_BLHK.reshape(B, L, H * K))
         return self.project_out(y_BLF.reshape(B, L, H, K).astype(self.dtype), D, HEADS)

@@ -36,6 +36,21 @@ class Stateful(Mixer, kw_only=True):
         return Dropout(self.output_dropout)(y_BLD)
 
 
+class Vector(nn.Module):
+    """Parameters that are no matrix, called 'scale' so that `optimizer.decay` leaves them alone:
+    a decay rate that weight decay draws to 0 is another one.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    start: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self) -> Float[Array, '...']:
+        start = nn.with_logical_partitioning(self.start, self.axes)
+        return self.param('scale', start, self.shape)
+
+
 def recall(
     module: nn.Module, name: str, shape: Sequence[int], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, '...']:

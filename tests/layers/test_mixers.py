@@ -70,7 +70,7 @@ def rglru(p: Params, x: np.ndarray) -> np.ndarray:
             sigmoid(np.einsum('hk,hkj->hj', u_t, p[n]['weight']) + p[n]['bias'])
             for n in ('forget', 'input')
         )
-        a = sigmoid(p['decay']) ** (8 * r)
+        a = sigmoid(p['decay']['scale']) ** (8 * r)
         h = a * h + np.sqrt(1 - a**2) * i * u_t
         hs.append(h)
     return out(p, gelu(linear(p['gate'], x)) * np.array(hs))
@@ -100,7 +100,9 @@ def gated_deltanet(p: Params, x: np.ndarray) -> np.ndarray:
     q, k, v = (convolved(p, n, x) for n in 'qkv')
     q, k = (z / np.sqrt((z**2).sum(-1, keepdims=True) + 1e-6) for z in (q, k))
     beta = sigmoid(linear(p['beta'], x))
-    a = np.exp(-np.exp(p['log_rate']) * softplus(linear(p['step'], x) + p['step_bias']))
+    a = np.exp(
+        -np.exp(p['log_rate']['scale']) * softplus(linear(p['step'], x) + p['step_bias']['scale'])
+    )
     s, o = np.zeros((H, K, K)), []
     for t in range(len(x)):
         for h in range(H):
@@ -113,12 +115,12 @@ def gated_deltanet(p: Params, x: np.ndarray) -> np.ndarray:
 
 def mamba2(p: Params, x: np.ndarray) -> np.ndarray:
     u, b, c = (convolved(p, n, x) for n in ('in', 'b', 'c'))
-    step = softplus(linear(p['step'], x) + p['step_bias'])
+    step = softplus(linear(p['step'], x) + p['step_bias']['scale'])
     h, y = np.zeros((2 * H, b.shape[-1], K)), []
     for t in range(len(x)):
-        a = np.exp(-np.exp(p['log_rate']) * step[t])
+        a = np.exp(-np.exp(p['log_rate']['scale']) * step[t])
         h = a[:, None, None] * h + np.einsum('h,n,hk->hnk', step[t], b[t], u[t])
-        y.append(np.einsum('n,hnk->hk', c[t], h) + p['skip'][:, None] * u[t])
+        y.append(np.einsum('n,hnk->hk', c[t], h) + p['skip']['scale'][:, None] * u[t])
     gated = np.array(y) * silu(linear(p['gate'], x))
     return out(p, rms(gated.reshape(len(x), -1), p['norm']).reshape(gated.shape))
 
@@ -170,7 +172,7 @@ REFERENCES: dict[str, Callable[[Params, np.ndarray], np.ndarray]] = {
     'short_conv': short_conv,
     'gated_conv': gated_conv,
 }
-CHUNKED = ('linear_attention', 'retention', 'gated_deltanet', 'mamba2')
+CHUNKED = ('rglru', 'linear_attention', 'retention', 'gated_deltanet', 'mamba2')
 SPECS = [
     *REFERENCES,
     *(f'{name}(chunk=4)' for name in CHUNKED),
