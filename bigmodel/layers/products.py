@@ -1,15 +1,16 @@
-"""Products of activations with weights: all of them go through `contract`.
+"""Products of activations with weights: all of them go through `contract` or `contract_groups`.
 
-The backward pass is written out, because autodiff asks for the weight's gradient as dyᵀ·x and a
-transpose: XLA:CPU then fuses everything that made dy into the transposing copy and recomputes it
-with strided reads (measured: 30 % of a small model's step). Contracting in the order below needs
-no transpose on any backend. Forward-mode differentiation through it is not defined.
+The backward pass of `contract` is written out, because autodiff asks for the weight's gradient as
+dyᵀ·x and a transpose: XLA:CPU then fuses everything that made dy into the transposing copy and
+recomputes it with strided reads (measured: 30 % of a small model's step). Contracting in the order
+below needs no transpose on any backend. Forward-mode differentiation through it is not defined.
 """
 
 import math
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
@@ -42,5 +43,31 @@ contract.defvjp(_forward, _backward)
 def contract_groups(
     x_ND: Float[Array, 'N D'], w_EDF: Float[Array, 'E D F'], sizes_E: Int[Array, ' E']
 ) -> Float[Array, 'N F']:
-    """The rows of group e, which follow those of the groups before it, times w_e."""
-    return jax.lax.ragged_dot(x_ND, w_EDF, sizes_E)
+    """The rows of group e, which follow those of the groups before it, times w_e.
+
+    XLA:CPU would multiply all rows with all matrices (measured for 4,096 rows of 128 to 192
+    features, with gradients: 15 × the time of the blocks below for 8 groups, 24 × for 32).
+    """
+    return jax.lax.platform_dependent(
+        x_ND, w_EDF, sizes_E, cpu=_in_blocks, default=jax.lax.ragged_dot
+    )
+
+
+def _in_blocks(x_ND: Array, w_EDF: Array, sizes_E: Array) -> Array:
+    """Pads every group to whole blocks of rows, each of which has one matrix.
+
+    Blocks hold a quarter of a mean group, so that padding adds at most a quarter of the work.
+    """
+    rows, groups = x_ND.shape[0], w_EDF.shape[0]
+    size = max(8, rows // (4 * groups))
+    blocks = -(-rows // size) + groups  # each group leaves less than one block unfilled
+    blocks_E = -(-sizes_E // size)
+    shift_E = (jnp.cumsum(blocks_E) - blocks_E) * size - (jnp.cumsum(sizes_E) - sizes_E)
+    each_E = jnp.arange(groups)
+    place_N = jnp.arange(rows) + jnp.repeat(shift_E, sizes_E, total_repeat_length=rows)
+    empty = jnp.zeros((blocks * size, x_ND.shape[1]), x_ND.dtype)
+    once = {'unique_indices': True, 'mode': 'promise_in_bounds'}
+    blocks_PRD = empty.at[place_N].set(x_ND, **once).reshape(blocks, size, -1)
+    w_PDF = w_EDF[jnp.repeat(each_E, blocks_E, total_repeat_length=blocks)]
+    y_PRF = jnp.einsum('prd,pdf->prf', blocks_PRD, w_PDF)
+    return y_PRF.reshape(blocks * size, -1).at[place_N].get(**once)
