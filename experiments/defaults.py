@@ -40,17 +40,17 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.vocab_size = 0  # 0: the tokenizer's, rounded up to a multiple of 64
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5
-    c.model.mask = 'causal'  # causal, window(size), full
+    c.model.mask = 'causal'  # causal, window(size), chunked(size), prefix(length), full
     c.model.pattern = ()  # masks of successive layers, repeated to the depth; (): mask
     c.model.norm = ''  # rmsnorm, layernorm, none
-    c.model.mixer = ''  # attention(bias=, qk_norm=, fused_qkv=, dropout=)
+    c.model.mixer = ''  # attention(bias=, qk_norm=, weights=, gate=, fused_qkv=, …)
     c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=)
     c.model.block = ''  # prenorm, postnorm
     c.model.head = ''  # lm(tied=), classifier(pool=)
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=)
     c.model.scale_embed = False  # multiply token embeddings by √width (Vaswani et al. 2017)
     c.model.dropout = 0.0  # of embeddings and of every branch
-    c.model.kernel = 'auto'  # reference, fused; auto: fused on a GPU, else reference
+    c.model.kernel = 'auto'  # reference, fused, blockwise; auto: fused on a GPU, else reference
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)
     c.model.remat = 'none'  # none, full, dots, dots_no_batch: what backward recomputes
     c.model.unroll = 0  # repeats of the pattern compiled as straight code; 0: all up to 8, else 1

@@ -12,10 +12,11 @@ from bigmodel.errors import UserError, unknown
 from bigmodel.layers.attention import MIXERS
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.ffn import FFNS
-from bigmodel.layers.kernels import Request, choose
+from bigmodel.layers.kernels import Reference, Request, choose
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS, Position
+from bigmodel.layers.weights import Softmax
 from bigmodel.specs import bind, make, parse
 
 LAYER_SLOTS = ('mask', 'mixer', 'position', 'ffn', 'block', 'norm')
@@ -87,7 +88,7 @@ def _layer(
         mask=mask,
         position=position,
         position_key=specs['position'],
-        kernel=None,
+        kernel=Reference(),  # until one is chosen
         output_dropout=model.dropout,
         **known,
     )
@@ -100,7 +101,9 @@ def _layer(
     if 'kernel' in mixer.keywords:
         dropout = mixer.keywords.get('dropout', 0.0)
         has_bias = overrides(position, 'bias')
-        request = Request(mask, has_bias, dropout, platform, known['dtype'].name)
+        weighting = getattr(mixer(), 'weighting', Softmax)()
+        dtype = known['dtype'].name
+        request = Request(mask, has_bias, dropout, platform, dtype, weighting)
         kernel, part = choose(model.kernel, request)
         mixer = partial(mixer, kernel=part)
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])

@@ -20,6 +20,7 @@ from bigmodel.layers.losses import add_loss
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
+from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models import model as model_lib
 from bigmodel.models.backbone import REMAT
 from bigmodel.models.model import (
@@ -43,7 +44,7 @@ from tests.small import (
 )
 
 LENGTH = 12
-ARGUMENTS = {'window': '(4)'}  # of masks that need some
+ARGUMENTS = {'window': '(4)', 'chunked': '(4)', 'prefix': '(4)'}  # of masks that need some
 MASK_SPECS = [name + ARGUMENTS.get(name, '') for name in MASKS]
 CAUSAL = [spec for spec in MASK_SPECS if make(MASKS, spec, 'mask').causal]
 # Logits are of order 1 to 10, from two layers of float32 sums in another order.
@@ -87,6 +88,8 @@ STACKS = [
     *(('attention', position, 'causal', ()) for position in POSITIONS),
     *(('attention', 'rope', mask, ()) for mask in CAUSAL if mask != 'causal'),
     *((mixer, 'none', 'causal', ()) for mixer in MIXERS),
+    *((f'attention(weights="{weights}")', 'rope', 'causal', ()) for weights in WEIGHTS),
+    ('attention(weights="softmax(cap=2)", gate=True)', 'rope', 'causal', ()),
     *(('attention', 'none', 'causal', pattern) for pattern in PATTERNS),
 ]
 IDS = ['-'.join([*s[:3], *s[3]]) for s in STACKS]
@@ -354,6 +357,8 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'head': 'classifier'}, 'needs labelled data'),
         ({'init': 'gpt3'}, "unknown model.init 'gpt3'. Did you mean 'gpt2'"),
         ({'kernel': 'fused', 'mixer': 'attention(dropout=0.1)'}, 'cannot serve this model'),
+        ({'kernel': 'fused', 'mixer': 'attention(weights="sinks")'}, 'needs softmax weights, but'),
+        ({'mixer': 'attention(weights="sink")'}, "unknown attention.* Did you mean 'sinks'"),
         ({'remat': 'ful'}, "unknown model.remat 'ful'. Did you mean 'full'"),
         ({'dropout': 1.0}, r'model.dropout=1.0 must be in \[0, 1\)'),
         ({'dtype': 'float8'}, "unknown model.dtype 'float8'"),
