@@ -22,7 +22,8 @@ from bigmodel.errors import UserError, unknown
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
-# Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, vocab, positions, labels.
+# Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, vocab, positions, labels,
+# latent (what keys and values are made from).
 # Activations: batch, length, features (model width of an activation).
 _REPLICATED = dict.fromkeys(
     [
@@ -35,6 +36,7 @@ _REPLICATED = dict.fromkeys(
         'vocab',
         'positions',
         'labels',
+        'latent',
         'length',
         'features',
     ]

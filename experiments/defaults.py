@@ -43,7 +43,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.mask = 'causal'  # causal, window(size), chunked(size), prefix(length), full
     c.model.pattern = ()  # masks of successive layers, repeated to the depth; (): mask
     c.model.norm = ''  # rmsnorm, layernorm, none
-    c.model.mixer = ''  # attention(bias=, qk_norm=, weights=, gate=, fused_qkv=, …)
+    c.model.mixer = ''  # attention(qk_norm=, weights=, gate=, …), differential, mla(rank=, …)
     c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=)
     c.model.block = ''  # prenorm, postnorm
     c.model.head = ''  # lm(tied=), classifier(pool=)

@@ -9,10 +9,13 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
+from bigmodel.layers.differential import Differential
 from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.kernels import Kernel, Reference
+from bigmodel.layers.latent import LatentAttention
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
@@ -63,7 +66,8 @@ class Attention(Mixer):
         norm = bind(NORMS, self.qk_norm, 'attention(qk_norm=...)', axis='head_dim')
         q_BLHK, k_BLGK = norm(name='q_norm')(q_BLHK), norm(name='k_norm')(k_BLGK)
         q_BLHK, k_BLGK = self.position.rotate(q_BLHK, k_BLGK, context)
-        k_BSGK, v_BSGK = self._remember(k_BLGK, v_BLGK, context)
+        k_BSGK = remember(self, 'keys', k_BLGK, context)
+        v_BSGK = remember(self, 'values', v_BLGK, context)
         o_BLHK = self.kernel(
             q_BLHK,
             k_BSGK,
@@ -104,18 +108,5 @@ class Attention(Mixer):
         rest = (self.bias, 'linear', self.init, self.dtype)
         return Linear(shape, ('embed',), axes, *rest, name=name)
 
-    def _remember(self, k_BLGK: Array, v_BLGK: Array, context: Context) -> tuple[Array, Array]:
-        """Writes keys and values to the cache and returns it all; without a cache, its inputs."""
-        if not self.is_mutable_collection('cache'):
-            return k_BLGK, v_BLGK
-        B, _, G, K = k_BLGK.shape
-        shape = (B, context.keys.index.shape[0], G, K)
-        at = (0, context.queries.index[0], 0, 0)
-        k = self.variable('cache', 'keys', jnp.zeros, shape, k_BLGK.dtype)
-        v = self.variable('cache', 'values', jnp.zeros, shape, v_BLGK.dtype)
-        k.value = jax.lax.dynamic_update_slice(k.value, k_BLGK, at)
-        v.value = jax.lax.dynamic_update_slice(v.value, v_BLGK, at)
-        return k.value, v.value
 
-
-MIXERS = {'attention': Attention}
+MIXERS = {'attention': Attention, 'differential': Differential, 'mla': LatentAttention}

@@ -26,6 +26,7 @@ from bigmodel.layers.losses import LOSSES, total_losses
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
+from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models.backbone import REMAT, Backbone
 from bigmodel.models.heads import HEADS
 from bigmodel.models.stack import build_layers, kernel_names
@@ -42,6 +43,7 @@ SLOTS: dict[str, Mapping[str, Any]] = {
     'init': INITS,
     'kernel': KERNELS,
     'activation': ACTIVATIONS,
+    'weights': WEIGHTS,
 }
 
 

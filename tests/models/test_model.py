@@ -64,6 +64,7 @@ def built(mixer: str, position: str, mask: str, pattern: tuple[str, ...] = ()) -
         pattern=pattern,
         max_length=LENGTH,
         dtype='float32',
+        num_kv_heads=4 if mixer.startswith('mla') else 2,  # no groups
     )
     return model, random_params(model)
 
@@ -89,6 +90,8 @@ STACKS = [
     *(('attention', 'rope', mask, ()) for mask in CAUSAL if mask != 'causal'),
     *((mixer, 'none', 'causal', ()) for mixer in MIXERS),
     *((f'attention(weights="{weights}")', 'rope', 'causal', ()) for weights in WEIGHTS),
+    ('mla(rank=8, rope_dim=4, q_rank=6)', 'rope', 'causal', ()),
+    ('differential', 'alibi', 'window(4)', ()),
     ('attention(weights="softmax(cap=2)", gate=True)', 'rope', 'causal', ()),
     *(('attention', 'none', 'causal', pattern) for pattern in PATTERNS),
 ]
@@ -359,6 +362,9 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'kernel': 'fused', 'mixer': 'attention(dropout=0.1)'}, 'cannot serve this model'),
         ({'kernel': 'fused', 'mixer': 'attention(weights="sinks")'}, 'needs softmax weights, but'),
         ({'mixer': 'attention(weights="sink")'}, "unknown attention.* Did you mean 'sinks'"),
+        ({'mixer': 'mla'}, 'needs keys for each head, .* but model.num_kv_heads=2'),
+        ({'mixer': 'mla(rope_dim=3)', 'num_kv_heads': 4}, 'needs a rope_dim .* rope_dim=3 is odd'),
+        ({'mixer': 'differential', 'num_kv_heads': 1}, 'needs pairs of heads, but'),
         ({'remat': 'ful'}, "unknown model.remat 'ful'. Did you mean 'full'"),
         ({'dropout': 1.0}, r'model.dropout=1.0 must be in \[0, 1\)'),
         ({'dtype': 'float8'}, "unknown model.dtype 'float8'"),
