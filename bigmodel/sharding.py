@@ -23,7 +23,8 @@ from bigmodel.errors import UserError, unknown
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
 # Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, experts, vocab, positions,
-# labels, taps (of a convolution), gates and state (of a recurrence).
+# labels, latent (what keys and values are made from), taps (of a convolution), gates and state (of
+# a recurrence).
 # Activations: batch, length, features (model width of an activation).
 _REPLICATED = dict.fromkeys(
     [
@@ -37,6 +38,7 @@ _REPLICATED = dict.fromkeys(
         'vocab',
         'positions',
         'labels',
+        'latent',
         'taps',
         'gates',
         'state',

@@ -40,13 +40,13 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.vocab_size = 0  # 0: the tokenizer's, rounded up to a multiple of 64
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5, …: layers/positions.py
-    c.model.mask = 'causal'  # causal, window(size), full
+    c.model.mask = 'causal'  # causal, window(size), chunked(size), prefix(length), full
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
     # the slots below (mask, mixer, position, ffn, block, norm). (): all layers alike.
     c.model.pattern = ()
     c.model.norm = ''  # rmsnorm(plus_one=), layernorm, dyt, none
-    # attention(bias=, qk_norm=, fused_qkv=, dropout=), rglru, linear_attention, retention,
-    # gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
+    # attention(qk_norm=, weights=, gate=, …), differential, mla(rank=, …), rglru, linear_attention,
+    # retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
     c.model.mixer = ''
     c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=)
     c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
@@ -54,7 +54,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
     c.model.scale_embed = False  # multiply token embeddings by √width (Vaswani et al. 2017)
     c.model.dropout = 0.0  # of embeddings and of every branch
-    c.model.kernel = 'auto'  # reference, fused; auto: fused on a GPU, else reference
+    c.model.kernel = 'auto'  # reference, fused, blockwise; auto: fused on a GPU, else reference
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)
     c.model.remat = 'none'  # none, full, dots, dots_no_batch: what backward recomputes
     c.model.unroll = 0  # repeats of the pattern compiled as straight code; 0: all up to 8, else 1

@@ -1,5 +1,6 @@
 """Multi-head and grouped-query attention: project, norm, rotate, kernel, project."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import jax
@@ -8,6 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
@@ -17,6 +19,7 @@ from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import Position
+from bigmodel.layers.weights import WEIGHTS, Weighting
 from bigmodel.specs import SHARE, bind
 
 
@@ -24,8 +27,10 @@ class Attention(Mixer):
     """softmax(QKᵀ/√d_k)V over `num_heads` heads (Vaswani et al. 2017).
 
     `num_kv_heads` < `num_heads` shares keys and values among groups of heads (Ainslie et al. 2023).
-    `qk_norm` is a norm over each head of queries and keys (Henry et al. 2020). `dropout` is of the
-    attention weights, `output_dropout` of the result; both act when a 'dropout' rng is given.
+    `qk_norm` is a norm over each head of queries and keys (Henry et al. 2020). `weights` is a part
+    of WEIGHTS: other ways from logits to weights than the softmax. `gate` multiplies the heads'
+    output by σ(xW), feature by feature (Qiu et al. 2025). `dropout` is of the attention weights,
+    `output_dropout` of the result; both act when a 'dropout' rng is given.
     """
 
     num_heads: int
@@ -38,11 +43,22 @@ class Attention(Mixer):
     bias: bool = False
     out_bias: bool = False
     qk_norm: str = 'none'
+    weights: str = 'softmax'
+    gate: bool = False
     fused_qkv: bool = False
     dropout: Annotated[float, SHARE] = 0.0
     output_dropout: float = 0.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
+    max_length: int = 1024
+
+    contextual = True
+
+    @property
+    def weighting(self) -> Callable[..., Weighting]:
+        """Constructs the part that `weights` names."""
+        known = {'num_heads': self.num_heads, 'max_length': self.max_length}
+        return bind(WEIGHTS, self.weights, 'attention(weights=...)', **known)
 
     @nn.compact
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
@@ -50,7 +66,8 @@ class Attention(Mixer):
         norm = bind(NORMS, self.qk_norm, 'attention(qk_norm=...)', axis='head_dim')
         q_BLHK, k_BLGK = norm(name='q_norm')(q_BLHK), norm(name='k_norm')(k_BLGK)
         q_BLHK, k_BLGK = self.position.rotate(q_BLHK, k_BLGK, context)
-        k_BSGK, v_BSGK = self._remember(k_BLGK, v_BLGK, context)
+        k_BSGK = remember(self, 'keys', k_BLGK, context)
+        v_BSGK = remember(self, 'values', v_BLGK, context)
         mask = self.mask & SameSegment()
         context = context.replace(bias=context.biases.get(self.position_key))
         bias = self.position.contextual_bias(q_BLHK, k_BSGK, mask, context)
@@ -62,7 +79,10 @@ class Attention(Mixer):
             context.replace(bias=bias),
             self.dropout,
             self.make_rng('dropout') if self.dropout and self.has_rng('dropout') else None,
+            self.weighting(name='weights')(),
         )
+        if self.gate:
+            o_BLHK = o_BLHK * jax.nn.sigmoid(self._to_heads('gate', self.num_heads)(x_BLD))
         y_BLD = Linear(
             (x_BLD.shape[-1],),
             ('heads', 'head_dim'),
@@ -76,31 +96,17 @@ class Attention(Mixer):
         return Dropout(self.output_dropout)(y_BLD)
 
     def _project(self, x_BLD: Array) -> tuple[Array, Array, Array]:
-        H, G, K = self.num_heads, self.num_kv_heads, self.head_dim
-
-        def linear(name: str, heads: int, axis: str) -> Linear:
-            axes = (axis, 'head_dim')
-            rest = (self.bias, 'linear', self.init, self.dtype)
-            return Linear((heads, K), ('embed',), axes, *rest, name=name)
-
+        H, G = self.num_heads, self.num_kv_heads
         if self.fused_qkv:  # one matrix product instead of three
-            qkv = linear('qkv', H + 2 * G, 'heads')(x_BLD)
+            qkv = self._to_heads('qkv', H + 2 * G)(x_BLD)
             return tuple(jnp.split(qkv, (H, H + G), axis=2))
         return (
-            linear('q', H, 'heads')(x_BLD),
-            linear('k', G, 'kv_heads')(x_BLD),
-            linear('v', G, 'kv_heads')(x_BLD),
+            self._to_heads('q', H)(x_BLD),
+            self._to_heads('k', G, 'kv_heads')(x_BLD),
+            self._to_heads('v', G, 'kv_heads')(x_BLD),
         )
 
-    def _remember(self, k_BLGK: Array, v_BLGK: Array, context: Context) -> tuple[Array, Array]:
-        """Writes keys and values to the cache and returns it all; without a cache, its inputs."""
-        if not self.is_mutable_collection('cache'):
-            return k_BLGK, v_BLGK
-        B, _, G, K = k_BLGK.shape
-        shape = (B, context.keys.index.shape[0], G, K)
-        at = (0, context.queries.index[0], 0, 0)
-        k = self.variable('cache', 'keys', jnp.zeros, shape, k_BLGK.dtype)
-        v = self.variable('cache', 'values', jnp.zeros, shape, v_BLGK.dtype)
-        k.value = jax.lax.dynamic_update_slice(k.value, k_BLGK, at)
-        v.value = jax.lax.dynamic_update_slice(v.value, v_BLGK, at)
-        return k.value, v.value
+    def _to_heads(self, name: str, heads: int, axis: str = 'heads') -> Linear:
+        shape, axes = (heads, self.head_dim), (axis, 'head_dim')
+        rest = (self.bias, 'linear', self.init, self.dtype)
+        return Linear(shape, ('embed',), axes, *rest, name=name)

@@ -1,4 +1,4 @@
-"""Attention kernels: softmax(QKᵀ/√d_k + bias)V over the pairs that a mask allows, one signature.
+"""Attention kernels: weights(QKᵀ/√d_k + bias)V over the pairs that a mask allows, one signature.
 
 A kernel is a frozen dataclass with `__call__` (the product) and `refusal` (why it cannot serve a
 request, or ''). One is chosen at set-up with `choose`, logged and recorded. All agree with
@@ -12,49 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bigmodel.errors import UserError
+from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.coordinates import Context
+from bigmodel.layers.kernel import MASKED, Kernel, Request
 from bigmodel.layers.masks import Mask, flags
+from bigmodel.layers.weights import PLAIN, Weights
 from bigmodel.specs import make
-
-# Finite, so that a row with nothing to look at (padding) gives a mean and not a NaN.
-MASKED = -1e30
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a model asks of its kernel.
-
-    `given_bias`: the bias is there before the kernel runs, whole, and not evaluated by blocks.
-    """
-
-    mask: Mask
-    bias: bool
-    dropout: float
-    platform: str
-    dtype: str
-    given_bias: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """Base of all kernels."""
-
-    def refusal(self, request: Request) -> str:
-        """Why this kernel cannot serve `request`, or '' when it can."""
-        return ''
-
-    def __call__(
-        self,
-        q_BLHK: Float[Array, 'B L H K'],
-        k_BSGK: Float[Array, 'B S G K'],
-        v_BSGK: Float[Array, 'B S G K'],
-        mask: Mask,
-        context: Context,
-        dropout: float = 0.0,
-        dropout_key: jax.Array | None = None,
-    ) -> Float[Array, 'B L H K']:
-        """Attends; H query heads share G key–value heads (H a multiple of G)."""
-        raise NotImplementedError
 
 
 class Reference(Kernel):
@@ -69,6 +32,7 @@ class Reference(Kernel):
         context: Context,
         dropout: float = 0.0,
         dropout_key: jax.Array | None = None,
+        weights: Weights = PLAIN,
     ) -> Float[Array, 'B L H K']:
         B, L, H, K = q_BLHK.shape
         S, G = k_BSGK.shape[1:3]
@@ -83,7 +47,11 @@ class Reference(Kernel):
         if dropout_key is not None and dropout:
             kept = jax.random.bernoulli(dropout_key, 1 - dropout, (B, G, R * L, S))
             keep = kept / (1 - dropout)
-        o_BGMK = attend(q_BGMK, k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2), terms, keep)
+        k_BGSK, v_BGSK = k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2)
+        if weights.plain:
+            o_BGMK = attend(q_BGMK, k_BGSK, v_BGSK, terms, keep)
+        else:
+            o_BGMK = attend_by(weights, (B, H, L, S), q_BGMK, k_BGSK, v_BGSK, terms, keep)
         return o_BGMK.reshape(B, G, R, L, K).transpose(0, 3, 1, 2, 4).reshape(B, L, H, K)
 
 
@@ -149,6 +117,24 @@ def _attend_backward(saved: tuple, do: Array) -> tuple:
 attend.defvjp(_attend_forward, _attend_backward)
 
 
+def attend_by(
+    weights: Weights,
+    shape: tuple[int, int, int, int],
+    q_BGMK: Float[Array, 'B G M K'],
+    k_BGSK: Float[Array, 'B G S K'],
+    v_BGSK: Float[Array, 'B G S K'],
+    terms: tuple[Array, ...],
+    keep: Float[Array, 'B G M S'] | None,
+) -> Float[Array, 'B G M K']:
+    """`attend` with other weights than the softmax's; `shape` is that of logits_BHLS."""
+    logits = jnp.einsum('BGMK,BGSK->BGMS', q_BGMK, k_BGSK).astype(jnp.float32)
+    logits = weights.score(logits)
+    for term in terms:
+        logits = logits + term
+    p = _times(weights(logits.reshape(shape)).reshape(logits.shape), keep)
+    return jnp.einsum('BGMS,BGSK->BGMK', p.astype(v_BGSK.dtype), v_BGSK)
+
+
 def _times(p: Array, keep: Array | None) -> Array:
     return p if keep is None else p * keep
 
@@ -172,6 +158,8 @@ class Fused(Kernel):
             return f"implementation is 'auto', 'xla' or 'cudnn', not {self.implementation!r}"
         if request.dropout:
             return f'it has no dropout of attention weights (asked: {request.dropout})'
+        if not request.weights.plain:
+            return f'it needs softmax weights, but attention asks for {request.weights.described}'
         if self.implementation == 'cudnn' and request.platform != 'gpu':
             return f'cuDNN needs a GPU, this is {request.platform}'
         if self.implementation == 'cudnn' and request.dtype not in ('bfloat16', 'float16'):
@@ -187,9 +175,12 @@ class Fused(Kernel):
         context: Context,
         dropout: float = 0.0,
         dropout_key: jax.Array | None = None,
+        weights: Weights = PLAIN,
     ) -> Float[Array, 'B L H K']:
         if dropout and dropout_key is not None:
             raise UserError('model.kernel: fused has no dropout of attention weights')
+        if not weights.plain:
+            raise UserError('model.kernel: fused has softmax weights only')
         queries, keys = context.queries, context.keys
         bias = None if context.bias is None else context.bias(queries, keys).astype(q_BLHK.dtype)
         named = flags(mask)
@@ -216,7 +207,7 @@ class Fused(Kernel):
         return 'cudnn' if jax.default_backend() == 'gpu' and half else 'xla'
 
 
-KERNELS = {'reference': Reference, 'fused': Fused}
+KERNELS = {'reference': Reference, 'fused': Fused, 'blockwise': Blockwise}
 
 
 def choose(spec: str, request: Request) -> tuple[str, Kernel]:

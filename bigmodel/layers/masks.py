@@ -70,6 +70,35 @@ class Window(Mask):
 
 
 @dataclasses.dataclass(frozen=True)
+class Chunked(Mask):
+    """A query sees the past of its own chunk of `size` tokens of the document (Llama 4, 2025)."""
+
+    size: Annotated[int, POSITIVE]
+
+    def __call__(self, queries: Coordinates, keys: Coordinates) -> Bool[Array, 'B L S']:
+        here, there = queries.position // self.size, keys.position // self.size
+        return (here[:, :, None] == there[:, None, :]) & (queries.distance(keys) >= 0)
+
+    @property
+    def causal(self) -> bool:
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix(Mask):
+    """A query sees the past and the first `length` tokens of the document (Raffel et al. 2019)."""
+
+    length: Annotated[int, POSITIVE]
+
+    def __call__(self, queries: Coordinates, keys: Coordinates) -> Bool[Array, 'B L S']:
+        return (queries.distance(keys) >= 0) | (keys.position < self.length)[:, None, :]
+
+    @property
+    def causal(self) -> bool:
+        return self.length == 1  # the first token is everyone's past
+
+
+@dataclasses.dataclass(frozen=True)
 class SameSegment(Mask):
     """A query sees the keys of its own document; everything when rows hold one document."""
 
@@ -109,7 +138,13 @@ class Or(Mask):
         return self.a.causal and self.b.causal
 
 
-MASKS = {'full': Full, 'causal': Causal, 'window': Window}
+MASKS = {
+    'full': Full,
+    'causal': Causal,
+    'window': Window,
+    'chunked': Chunked,
+    'prefix': Prefix,
+}
 
 
 @dataclasses.dataclass(frozen=True)

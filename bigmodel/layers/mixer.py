@@ -13,6 +13,8 @@ class Mixer(nn.Module):
     With a mutable 'cache' collection it also remembers what later tokens need, for decoding.
     """
 
+    contextual = False  # whether it asks its position for a `contextual_bias`
+
     def refusal(self) -> str:
         """Why its own fields cannot work together ('needs …, but …'), or ''."""
         return ''

@@ -3,6 +3,8 @@
 from bigmodel.layers.attention import Attention
 from bigmodel.layers.convolution import GatedConv, ShortConv
 from bigmodel.layers.delta import GatedDeltaNet
+from bigmodel.layers.differential import Differential
+from bigmodel.layers.latent import LatentAttention
 from bigmodel.layers.linear_attention import LinearAttention, Retention
 from bigmodel.layers.recurrent import RGLRU
 from bigmodel.layers.rnn import GRU, LSTM
@@ -10,6 +12,8 @@ from bigmodel.layers.ssm import Mamba2
 
 MIXERS = {
     'attention': Attention,
+    'differential': Differential,
+    'mla': LatentAttention,
     'rglru': RGLRU,
     'linear_attention': LinearAttention,
     'retention': Retention,

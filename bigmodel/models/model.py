@@ -27,6 +27,7 @@ from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
+from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models.backbone import REMAT, Backbone
 from bigmodel.models.heads import HEADS
 from bigmodel.models.stack import build_layers, kernel_names
@@ -43,6 +44,7 @@ SLOTS: dict[str, Mapping[str, Any]] = {
     'init': INITS,
     'kernel': KERNELS,
     'activation': ACTIVATIONS,
+    'weights': WEIGHTS,
 }
 
 

@@ -11,11 +11,12 @@ from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.ffn import FFNS
-from bigmodel.layers.kernels import Request, choose
+from bigmodel.layers.kernels import Reference, Request, choose
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS, Position
+from bigmodel.layers.weights import Softmax
 from bigmodel.specs import bind, make, parse
 
 LAYER_SLOTS = ('mask', 'mixer', 'position', 'ffn', 'block', 'norm')
@@ -87,7 +88,7 @@ def _layer(
         mask=mask,
         position=position,
         position_key=specs['position'],
-        kernel=None,
+        kernel=Reference(),  # until one is chosen
         output_dropout=model.dropout,
         **known,
     )
@@ -100,8 +101,15 @@ def _layer(
     if 'kernel' in mixer.keywords:
         dropout = mixer.keywords.get('dropout', 0.0)
         given = overrides(position, 'contextual_bias')
+        if given and not mixer().contextual:
+            raise UserError(
+                f'model.position={specs["position"]!r} needs queries and keys, which '
+                f'model.mixer={specs["mixer"]!r} does not show it; use attention'
+            )
         has_bias = given or overrides(position, 'bias')
-        request = Request(mask, has_bias, dropout, platform, known['dtype'].name, given)
+        weighting = getattr(mixer(), 'weighting', Softmax)()
+        dtype = known['dtype'].name
+        request = Request(mask, has_bias, dropout, platform, dtype, weighting, given)
         kernel, part = choose(model.kernel, request)
         mixer = partial(mixer, kernel=part)
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])

@@ -16,11 +16,19 @@ from bigmodel.models.model import apply
 from tests.small import VOCAB, random_params, small_model
 
 PROMPT, NEW = 5, 7
-CAUSAL = {'causal': {}, 'window(3)': {}, 'pattern': {'pattern': ('window(2)', 'causal')}}
+CAUSAL = {
+    'causal': {},
+    'window(3)': {},
+    'chunked(3)': {},
+    'pattern': {'pattern': ('window(2)', 'causal')},
+}
 
 
 def test_every_mask_is_tried_or_not_causal():
-    assert {name.partition('(')[0] for name in CAUSAL} - {'pattern'} == set(MASKS) - {'full'}
+    assert {name.partition('(')[0] for name in CAUSAL} - {'pattern'} == set(MASKS) - {
+        'full',
+        'prefix',
+    }
 
 
 # Every part once; tests/models holds logits of the same to each other.

@@ -15,6 +15,7 @@ from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.masks import MASKS, Causal
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.positions import POSITIONS, Rope
+from bigmodel.layers.weights import WEIGHTS
 from bigmodel.specs import make
 from tests.golden.values import golden
 
@@ -195,6 +196,31 @@ def test_dropout_of_weights_is_on_only_with_an_rng() -> None:
     np.testing.assert_array_equal(once, again)
     assert np.abs(once - run(dropping, params, x, jax.random.key(1))).max() > 0.01
     assert np.abs(once - run(plain, params, x)).max() > 0.01
+
+
+def test_gate_multiplies_the_heads_output() -> None:
+    plain, gated = attention(), attention(gate=True)
+    params, x = random_params(gated), x_BLD()
+    assert params['gate']['weight'].shape == (D, H, K)
+    q, k, v = (jnp.einsum('BLD,DHK->BLHK', x, params[n]['weight']) for n in 'qkv')
+    o = KERNELS['reference']()(q, k, v, Causal(), context())
+    o = o / (1 + jnp.exp(-jnp.einsum('BLD,DHK->BLHK', x, params['gate']['weight'])))
+    want = jnp.einsum('BLHK,HKD->BLD', o, params['out']['weight'])
+    np.testing.assert_allclose(run(gated, params, x), want, **CLOSE)
+    assert np.abs(run(plain, {n: params[n] for n in ('q', 'k', 'v', 'out')}, x) - want).max() > 0.01
+
+
+@pytest.mark.parametrize('spec', ['softmax(cap=2)', 'off_by_one', 'sinks', 'sigmoid'])
+def test_weights_are_handed_to_the_kernel(spec: str) -> None:
+    module = attention(weights=spec, max_length=16)
+    params, x = random_params(module), x_BLD()
+    part = make(WEIGHTS, spec, 'weights', num_heads=H, max_length=16)
+    weights = part.apply({'params': params.get('weights', {})})
+    q, k, v = (jnp.einsum('BLD,DHK->BLHK', x, params[n]['weight']) for n in 'qkv')
+    o = KERNELS['reference']()(q, k, v, Causal(), context(), weights=weights)
+    want = jnp.einsum('BLHK,HKD->BLD', o, params['out']['weight'])
+    np.testing.assert_allclose(run(module, params, x), want, **CLOSE)
+    assert np.abs(run(attention(), params, x) - want).max() > 0.01
 
 
 @pytest.mark.parametrize('name', MIXERS)

@@ -10,6 +10,7 @@ import pytest
 
 from bigmodel.errors import UserError
 from bigmodel.layers.biases import AlibiBias, alibi_slopes
+from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.coordinates import Bias, Context, Coordinates
 from bigmodel.layers.kernels import KERNELS, Fused, Kernel, Reference, Request, attend, choose
 from bigmodel.layers.masks import MASKS, Mask, Or, SameSegment
@@ -19,7 +20,7 @@ from tests.small import quick_jit
 
 # Golden values are float64; products of 8 features and softmax rows of 6 keys in float32.
 CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
-MASK_ARGUMENTS = {'window': '(3)'}  # of masks that need some
+MASK_ARGUMENTS = {'window': '(3)', 'chunked': '(3)', 'prefix': '(3)'}  # of masks that need some
 SPECS = [name + MASK_ARGUMENTS.get(name, '') for name in MASKS]
 B, L, H, K = 2, 7, 4, 8
 SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 0, 0], [1, 2, 3, 3, 3, 3, 3]])
@@ -201,6 +202,7 @@ def test_attend_backward_is_autodiffs(dropped: bool) -> None:
     ('spec', 'change', 'reason'),
     [
         ('fused', {'dropout': 0.1}, r"'fused' .*dropout .*0\.1"),
+        ('blockwise', {'dropout': 0.1}, r"'blockwise' .*dropout .*0\.1"),
         ('fused("cudnn")', {}, 'cuDNN needs a GPU, this is cpu'),
         ('fused("cudnn")', {'platform': 'gpu'}, 'needs bfloat16 or float16.*float32'),
         ('fused("flash")', {}, "'auto', 'xla' or 'cudnn', not 'flash'"),
@@ -227,7 +229,8 @@ def test_auto_takes_fused_where_it_serves(change: dict, name: str) -> None:
     assert (chosen, type(kernel)) == (name, KERNELS[name])
 
 
-def test_fused_never_drops_out_silently() -> None:
+@pytest.mark.parametrize('kernel', [Fused(), Blockwise()])
+def test_kernels_without_dropout_never_skip_it_silently(kernel: Kernel) -> None:
     q, k, v, _ = inputs(4)
-    with pytest.raises(UserError, match='fused has no dropout'):
-        Fused()(q, k, v, CPU.mask, context(False, False), 0.1, jax.random.key(0))
+    with pytest.raises(UserError, match='has no dropout'):
+        kernel(q, k, v, CPU.mask, context(False, False), 0.1, jax.random.key(0))

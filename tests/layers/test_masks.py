@@ -12,10 +12,12 @@ from bigmodel.layers.coordinates import Coordinates
 from bigmodel.layers.masks import (
     MASKS,
     Causal,
+    Chunked,
     Flags,
     Full,
     Mask,
     Or,
+    Prefix,
     SameSegment,
     Window,
     flags,
@@ -29,6 +31,10 @@ RULES: dict[str, Callable[[int, int], bool]] = {
     'window(1)': lambda i, j: j == i,
     'window(3)': lambda i, j: i - 3 < j <= i,
     'window(size=100)': lambda i, j: j <= i,
+    'chunked(3)': lambda i, j: j <= i and i // 3 == j // 3,
+    'chunked(100)': lambda i, j: j <= i,
+    'prefix(1)': lambda i, j: j <= i,
+    'prefix(3)': lambda i, j: j <= i or j < 3,
 }
 LENGTH = 7
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0, 0], [1, 2, 3, 3, 3, 3, 3]])
@@ -100,7 +106,8 @@ def from_flags(said: Flags, queries: Coordinates, keys: Coordinates) -> np.ndarr
     return allowed
 
 
-COMPOSED = [build(s) for s in RULES] + [build(a) & build(b) for a in RULES for b in RULES]
+SAID = [spec for spec in RULES if not spec.startswith(('chunked', 'prefix'))]
+COMPOSED = [build(s) for s in SAID] + [build(a) & build(b) for a in SAID for b in SAID]
 
 
 @pytest.mark.parametrize('mask', COMPOSED, ids=str)
@@ -119,6 +126,19 @@ def test_flags_say_the_same_as_the_mask(mask: Mask, segments: bool) -> None:
 def test_what_flags_cannot_say_has_none() -> None:
     assert flags(Or(Causal(), Full())) is None
     assert flags(Causal() & (Window(2) | Causal())) is None
+    assert flags(Chunked(3)) is None and flags(Causal() & Prefix(3)) is None
+
+
+@pytest.mark.parametrize('mask', [Chunked(2), Prefix(2)], ids=str)
+def test_chunks_and_prefixes_are_of_each_document(mask: Mask) -> None:
+    position = np.array([[0, 1, 2, 0, 1, 2, 3]])
+    segment = np.array([[1, 1, 1, 2, 2, 2, 2]])
+    here = Coordinates.of(LENGTH, jnp.asarray(position), jnp.asarray(segment))
+    want = np.zeros((1, LENGTH, LENGTH), bool)
+    for begin, end in ((0, 3), (3, 7)):
+        alone = Coordinates.of(end - begin)
+        want[0, begin:end, begin:end] = mask(alone, alone)[0]
+    np.testing.assert_array_equal((mask & SameSegment())(here, here), want)
 
 
 @pytest.mark.parametrize('spec', ['window(0)', 'window(-1)'])

@@ -21,6 +21,7 @@ from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
+from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models import model as model_lib
 from bigmodel.models.backbone import REMAT
 from bigmodel.models.model import (
@@ -45,7 +46,13 @@ from tests.small import (
 
 LENGTH = 12
 # Of parts that need some, or whose defaults are for longer rows.
-ARGUMENTS = {'window': '(4)', 't5': '(num_buckets=8, max_distance=10)', 'fire': '(threshold=4)'}
+ARGUMENTS = {
+    'window': '(4)',
+    'chunked': '(4)',
+    'prefix': '(4)',
+    't5': '(num_buckets=8, max_distance=10)',
+    'fire': '(threshold=4)',
+}
 MASK_SPECS = [name + ARGUMENTS.get(name, '') for name in MASKS]
 CAUSAL = [spec for spec in MASK_SPECS if make(MASKS, spec, 'mask').causal]
 # Logits are of order 1 to 10, from two layers of float32 sums in another order.
@@ -63,6 +70,7 @@ def built(mixer: str, position: str, mask: str, pattern: tuple[str, ...] = ()) -
         pattern=pattern,
         max_length=LENGTH,
         dtype='float32',
+        num_kv_heads=4 if mixer.startswith('mla') else 2,  # no groups
     )
     return model, random_params(model)
 
@@ -89,6 +97,10 @@ STACKS = [
     ('attention', 'rope(scaling="dynamic_ntk", original_length=6)', 'causal', ()),
     *(('attention', 'rope', mask, ()) for mask in CAUSAL if mask != 'causal'),
     *((mixer, 'none', 'causal', ()) for mixer in MIXERS),
+    *((f'attention(weights="{weights}")', 'rope', 'causal', ()) for weights in WEIGHTS),
+    ('mla(rank=8, rope_dim=4, q_rank=6)', 'rope', 'causal', ()),
+    ('differential', 'alibi', 'window(4)', ()),
+    ('attention(weights="softmax(cap=2)", gate=True)', 'rope', 'causal', ()),
     *(('attention', 'none', 'causal', pattern) for pattern in PATTERNS),
     *(('attention', 'none', 'causal', (f'layer(ffn="{ffn}")',)) for ffn in FFNS),
     *(('attention', 'none', 'causal', (f'layer(block="{block}")',)) for block in BLOCKS),
@@ -367,6 +379,11 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'head': 'classifier'}, 'needs labelled data'),
         ({'init': 'gpt3'}, "unknown model.init 'gpt3'. Did you mean 'gpt2'"),
         ({'kernel': 'fused', 'mixer': 'attention(dropout=0.1)'}, 'cannot serve this model'),
+        ({'kernel': 'fused', 'mixer': 'attention(weights="sinks")'}, 'needs softmax weights, but'),
+        ({'mixer': 'attention(weights="sink")'}, "unknown attention.* Did you mean 'sinks'"),
+        ({'mixer': 'mla'}, 'needs keys for each head, .* but model.num_kv_heads=2'),
+        ({'mixer': 'mla(rope_dim=3)', 'num_kv_heads': 4}, 'needs a rope_dim .* rope_dim=3 is odd'),
+        ({'mixer': 'differential', 'num_kv_heads': 1}, 'needs pairs of heads, but'),
         ({'remat': 'ful'}, "unknown model.remat 'ful'. Did you mean 'full'"),
         ({'dropout': 1.0}, r'model.dropout=1.0 must be in \[0, 1\)'),
         ({'dtype': 'float8'}, "unknown model.dtype 'float8'"),
