@@ -22,7 +22,9 @@ class Blockwise(Kernel):
     """Attention with a running maximum and sum over blocks of keys (Rabe & Staats 2021).
 
     The backward pass computes each block's weights again (Dao et al. 2022). Masks and biases are
-    evaluated for one block at a time.
+    evaluated for one block at a time. (Measured on two shared CPU cores with 8192 tokens, 1 head of
+    64, float32: output and gradients take 59 MB where the reference takes 537, and 0.77 times as
+    long.)
     """
 
     block_size: Annotated[int, POSITIVE] = 512

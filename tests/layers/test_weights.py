@@ -10,7 +10,7 @@ import pytest
 from bigmodel.errors import UserError
 from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.coordinates import Context, Coordinates
-from bigmodel.layers.kernels import KERNELS, Fused, Reference, Request, choose
+from bigmodel.layers.kernels import KERNELS, Fused, Kernel, Reference, Request, choose
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.positions import AlibiBias, T5Bias, alibi_slopes
 from bigmodel.layers.weights import WEIGHTS, Elementwise, Normalised, Weights
@@ -135,17 +135,19 @@ def test_blocks_have_gradients_where_a_row_sees_nothing() -> None:
     assert_leaves_close(got, want)
 
 
+def bytes_of(kernel: Kernel, length: int) -> int:
+    """What output and gradients need beside their inputs and themselves."""
+    x = jax.ShapeDtypeStruct((1, length, 1, 64), jnp.float32)
+    at = Coordinates.of(length)
+    run = lambda q, k, v: kernel(q, k, v, Causal(), Context(at, at)).sum()  # noqa: E731
+    compiled = jax.jit(jax.grad(run, (0, 1, 2))).lower(x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
 def test_memory_of_blocks_grows_with_the_length() -> None:
     """Four times the tokens take about four times the memory, where the reference takes 16."""
-
-    def bytes_of(length: int) -> int:
-        x = jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)
-        at = Coordinates.of(length)
-        run = lambda q, k, v: Blockwise(32)(q, k, v, Causal(), Context(at, at)).sum()  # noqa: E731
-        compiled = jax.jit(jax.grad(run, (0, 1, 2))).lower(x, x, x).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert bytes_of(2048) < 5 * bytes_of(512)
+    assert bytes_of(Blockwise(32), 2048) < 5 * bytes_of(Blockwise(32), 512)
+    assert bytes_of(Blockwise(), 8192) < bytes_of(Reference(), 8192) / 4
 
 
 @pytest.mark.parametrize(
