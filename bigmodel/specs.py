@@ -112,6 +112,13 @@ def arguments(part: Callable) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind in kinds and p.name not in hidden}
 
 
+def describe(parameter: inspect.Parameter) -> str:
+    """What a value of this argument must be, in words: 'float, positive'."""
+    kind, *ranges = _without_ranges(parameter.annotation)
+    kinds = ' or '.join(n for k in _types(kind) for n in _names(k))
+    return ', '.join([kinds.replace('Any', 'any value'), *(r.words for r in ranges)])
+
+
 def _name_positional(spec: Spec, free: Mapping[str, Any], slot: str) -> dict[str, Any]:
     if len(spec.args) > len(free):
         raise UserError(f'{slot}: {spec.name} takes at most {len(free)} arguments ({spec.args})')

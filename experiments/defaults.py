@@ -21,7 +21,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.sample = ''  # prompt of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
-    c.data.source = 'pystdlib'  # pystdlib, tfds("name"), text, jsonl: bigmodel/data/sources.py
+    c.data.source = 'pystdlib'  # pystdlib, tfds("name"), text, jsonl, or a probe: data/probes.py
     c.data.path = ''  # glob of files, for text and jsonl
     c.data.tokenizer = 'bytes'  # bytes, chars, hf("tokenizer.json")
     c.data.packing = 'stream'  # stream, first_fit, windows, pad: bigmodel/data/packing.py

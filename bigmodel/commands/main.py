@@ -31,6 +31,7 @@ COMMANDS = {
     ),
     'bench': ('step time of a config as one JSON object', '--config=experiments/quickstart.py'),
     'show': ('what a config becomes, without training', '--config=experiments/quickstart.py'),
+    'parts': ('the slots, their choices and arguments', 'position'),
 }
 
 

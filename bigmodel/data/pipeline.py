@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from bigmodel.data.order import ShuffledOrder
 from bigmodel.data.packing import Examples, build_examples
+from bigmodel.data.probe import ProbeRows
+from bigmodel.data.sources import build_probe
 from bigmodel.data.store import TokenStore, open_store
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
@@ -68,7 +70,8 @@ class Data:
     """What a run needs of one split."""
 
     batches: Batches
-    store: TokenStore
+    store: TokenStore | ProbeRows  # what made the rows, and what is known of it
+    about: str  # in words
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -82,7 +85,7 @@ class Data:
 
     @property
     def fingerprint(self) -> str:
-        """Of source, tokenizer and the code that wrote the store."""
+        """Of source, tokenizer and the code that wrote the store (or makes the rows)."""
         return self.store.fingerprint
 
 
@@ -102,14 +105,26 @@ def open_data(
     """Opens a split (preparing it when needed) as batches of rows of `length` tokens.
 
     A causal model asks for `seq_len + 1` tokens with `overlap=1`, so that each token is predicted
-    once. `labelled` demands a `label` for each row: UserError when there is none.
+    once. `labelled` demands a `label` for each row: UserError when there is none. A probe makes
+    rows with symbols of its own, so that neither tokenizer nor packing act on it.
     """
-    store = open_store(data_config, split, tokenizer)
-    examples = build_examples(data_config.packing, store, length, overlap)
+    probe = build_probe(data_config, split)
+    if probe is None:
+        store = open_store(data_config, split, tokenizer)
+        examples = build_examples(data_config.packing, store, length, overlap)
+        about = (
+            f'{data_config.source}, {data_config.tokenizer} tokens: {store.num_tokens / 1e6:.2f}M '
+            f'in {store.num_documents:,} documents; rows of {length - overlap}, '
+            f'{data_config.packing}'
+        )
+    else:
+        store = examples = ProbeRows(probe, length)
+        about = f'{data_config.source}: {examples.summary()}'
     if labelled and not examples.labelled:
         raise _unlabelled(data_config, store)
     batch_size = data_config.batch_size
-    return Data(Batches(examples, batch_size, seed, shuffle, host_index, host_count), store)
+    batches = Batches(examples, batch_size, seed, shuffle, host_index, host_count)
+    return Data(batches, store, about)
 
 
 def prefetch(
@@ -168,7 +183,7 @@ def _check(num_rows: int, batch_size: int, shuffle: bool, host_count: int) -> No
         )
 
 
-def _unlabelled(data_config: ConfigDict, store: TokenStore) -> UserError:
+def _unlabelled(data_config: ConfigDict, store: TokenStore | ProbeRows) -> UserError:
     if not store.label_names:
         return UserError(
             f'this task needs labels, and data.source={data_config.source!r} has none'

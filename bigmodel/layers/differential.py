@@ -70,7 +70,7 @@ class Differential(Mixer):
         )
         o_BLhmV = o_BLHV.reshape(B, L, H // 2, 2, 2 * K)
         o_BLhV = o_BLhmV[:, :, :, 0] - self._share().astype(x_BLD.dtype) * o_BLhmV[:, :, :, 1]
-        o_BLhV = RMSNorm(1e-5, 'head_dim', name='norm')(o_BLhV) * (1 - self.lambda_init)
+        o_BLhV = RMSNorm(1e-5, axis='head_dim', name='norm')(o_BLhV) * (1 - self.lambda_init)
         y_BLD = Linear(
             (x_BLD.shape[-1],),
             ('heads', 'head_dim'),

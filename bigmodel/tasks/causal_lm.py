@@ -26,7 +26,8 @@ class Predictions(NamedTuple):
 class CausalLM(Task):
     """Predicts each token from those before it in its document (Radford et al. 2018).
 
-    A row of L+1 tokens gives L predictions; the first token of a document is not predicted.
+    A row of L+1 tokens gives L predictions; the first token of a document is not predicted. A batch
+    may carry `weights`, how much the prediction of each token counts (0: not at all).
     Metrics: `loss` (nats a token, with the extras), `nll` (nats a token), `accuracy`.
     """
 
@@ -53,6 +54,8 @@ class CausalLM(Task):
             segments = segments[:, :-1]
         if positions is not None:
             positions = positions[:, :-1]
+        if 'weights' in batch:
+            weights *= batch['weights'][:, 1:]
         if 'valid' in batch:
             weights *= batch['valid'][:, None]
         logits = model(tokens[:, :-1], positions, segments, dropout_key)

@@ -13,7 +13,6 @@ def print_plan(setup: Setup, where: str, start: int) -> None:
     c = setup.config
     mesh = ', '.join(f'{k}={n}' for k, n in setup.sharding.mesh.shape.items() if n > 1) or 'one'
     tokens = setup.tokens_per_step * c.num_steps
-    store = setup.data.store
     rows = (
         ('run', f'{c.name} → {where}' + (f', resumed after step {start}' if start else '')),
         ('task', c.task + (f', from {c.init_from.path}' if c.init_from.path else '')),
@@ -23,11 +22,7 @@ def print_plan(setup: Setup, where: str, start: int) -> None:
             f'width {c.model.width}, position {c.model.position}, '
             f'{setup.flops_per_token / 1e6:.1f} MFLOP/token',
         ),
-        (
-            'data',
-            f'{c.data.source}, {c.data.tokenizer} tokens: {store.num_tokens / 1e6:.2f}M in '
-            f'{store.num_documents:,} documents; rows of {c.data.seq_len}, {c.data.packing}',
-        ),
+        ('data', setup.data.about),
         (
             'training',
             f'{c.num_steps:,} steps of {setup.tokens_per_step:,} tokens = {tokens / 1e6:.1f}M '

@@ -128,6 +128,22 @@ def test_causal_lm_predicts_the_next_token_of_the_same_document() -> None:
     assert metrics['loss'].value() == metrics['nll'].value()
 
 
+def test_causal_lm_counts_each_prediction_by_the_weight_of_its_token() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 4, 5)).astype(np.float32)
+    tokens = rng.integers(0, 5, (2, 5)).astype(np.int32)
+    weights = np.array([[9, 0, 1, 0, 0.5], [9, 1, 0, 0, 0]], np.float32)  # the first has no use
+    batch = {'tokens': jnp.asarray(tokens), 'weights': jnp.asarray(weights)}
+    metrics = build_task('causal_lm')(fixed_logits(logits), batch, None)
+    total = right = 0.0
+    for row, place, weight in ((0, 2, 1.0), (0, 4, 0.5), (1, 1, 1.0)):
+        scores, target = logits[row, place - 1].astype(np.float64), tokens[row, place]
+        total += weight * (np.log(np.exp(scores).sum()) - scores[target])
+        right += weight * (scores.argmax() == target)
+    np.testing.assert_allclose(metrics['loss'].value(), total / 2.5, rtol=1e-5)
+    np.testing.assert_allclose(metrics['accuracy'].value(), right / 2.5, rtol=1e-6)
+
+
 def test_causal_lm_shows_the_model_all_but_the_last_token() -> None:
     seen = {}
 
