@@ -19,7 +19,16 @@ from bigmodel.tasks.build import TASKS
 from bigmodel.training.directions import OPTIMIZERS
 from bigmodel.training.schedules import SCHEDULES
 
-_KNOWN = ('init', 'dtype', 'depth', 'vocab_size', 'num_ids', 'num_labels', 'max_length')
+_KNOWN = (
+    'logit_scale',
+    'init',
+    'dtype',
+    'depth',
+    'vocab_size',
+    'num_ids',
+    'num_labels',
+    'max_length',
+)
 _HEADS = ('num_heads', 'num_kv_heads', 'head_dim')
 _ATTENTION = ('mask', 'position', 'position_key', 'kernel', 'output_dropout')
 # The arguments that a part gets from its builder, so that no spec may set them. A test builds a run
@@ -32,8 +41,9 @@ GIVEN: dict[str, tuple[str, ...]] = {
     'model.mixer': (*_KNOWN, *_HEADS, *_ATTENTION),
     'model.block': (*_KNOWN, 'mixer', 'ffn', 'norm'),
     'model.head': _KNOWN,
-    'model.init': ('depth',),
+    'model.init': ('depth', 'width'),
     'model.kernel': (),
+    'weights': ('num_heads', 'max_length'),
     'task': (),
     'optimizer.name': ('axes',),
     'schedule': ('step', 'num_steps'),
@@ -83,12 +93,17 @@ class Slot:
 
 def slots() -> dict[str, Slot]:
     """The slots by name, those of the model first."""
-    parts = {f'model.{name}': table for name, table in SLOTS.items() if name != 'activation'}
+    parts = {
+        f'model.{name}': table
+        for name, table in SLOTS.items()
+        if name not in ('activation', 'weights')
+    }
     parts |= {'task': TASKS, 'optimizer.name': OPTIMIZERS, 'schedule': SCHEDULES}
     parts |= {'data.source': SOURCES, 'data.tokenizer': TOKENIZERS, 'data.packing': PACKINGS}
     found = [Slot(key, table) for key, table in parts.items()]
     found += [
         Slot('activation', SLOTS['activation'], lambda _: ''),  # an argument of FFNs
+        Slot('weights', SLOTS['weights']),  # an argument of attention
         Slot('model.remat', REMAT, lambda _: ''),
         Slot('model.size', PRESETS, _preset),
         Slot('sharding.rules', RULES, _rules),

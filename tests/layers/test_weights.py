@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from bigmodel.errors import UserError
+from bigmodel.layers.biases import AlibiBias, T5Bias, alibi_slopes
 from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.kernels import KERNELS, Fused, Kernel, Reference, Request, choose
 from bigmodel.layers.masks import Causal, Mask, SameSegment
-from bigmodel.layers.positions import AlibiBias, T5Bias, alibi_slopes
 from bigmodel.layers.weights import WEIGHTS, Elementwise, Normalised, Weights
 from bigmodel.specs import make
 from tests.small import quick_jit
