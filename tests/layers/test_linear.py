@@ -20,6 +20,7 @@ DEPTH, FAN_IN = 8, 64
 # The standard deviation of each role at depth 8 and fan-in 64. A new initialisation needs a line.
 STDS = {
     'gpt2': {'embed': 0.02, 'linear': 0.02, 'residual': 0.02 / 4, 'head': 0.02},
+    'mup(base_width=16)': {'embed': 0.02, 'linear': 1 / 8, 'residual': 1 / 32, 'head': 1 / 4},
     'gpt2(std=0.5)': {'embed': 0.5, 'linear': 0.5, 'residual': 0.5 / 4, 'head': 0.5},
     'fan_in': {'embed': 0.02, 'linear': 1 / 8, 'residual': 1 / 32, 'head': 1 / 8},
     'fan_in(scale=2, embed=1.0)': {
@@ -122,7 +123,7 @@ def test_every_initialisation_has_its_numbers() -> None:
 @pytest.mark.parametrize('role', ['linear', 'residual', 'head'])
 @pytest.mark.parametrize('spec', STDS)
 def test_measured_std_of_a_weight(spec: str, role: str) -> None:
-    init = make(INITS, spec, 'init', depth=DEPTH)
+    init = make(INITS, spec, 'init', depth=DEPTH, width=FAN_IN)
     module = Linear((16, 64), ('embed',), ('heads', 'head_dim'), True, role, init)
     start = nn.init(lambda m, x: m(x), module)
     params = nn.unbox(quick_jit(start)(jax.random.key(0), jnp.ones((1, FAN_IN))))['params']
@@ -134,7 +135,7 @@ def test_measured_std_of_a_weight(spec: str, role: str) -> None:
 
 @pytest.mark.parametrize('spec', STDS)
 def test_measured_std_of_a_table(spec: str) -> None:
-    init = make(INITS, spec, 'init', depth=DEPTH)
+    init = make(INITS, spec, 'init', depth=DEPTH, width=FAN_IN)
     start = nn.init(lambda m, i: m(i), Embed(1024, FAN_IN, init=init))
     (table,) = jax.tree.leaves(nn.unbox(quick_jit(start)(jax.random.key(0), jnp.zeros((1,), int))))
     assert table.std() == pytest.approx(STDS[spec]['embed'], rel=0.014)
