@@ -43,11 +43,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.mask = 'causal'  # causal, window(size), chunked(size), prefix(length), full
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
     # the slots below (mask, mixer, position, ffn, block, norm). (): all layers alike.
-    c.model.pattern = ()
+    c.model.pattern = ()  # ('window(512)', 'layer(mixer="rglru", position="none")')
     c.model.norm = ''  # rmsnorm(plus_one=), layernorm, dyt, none
     # attention(qk_norm=, weights=, gate=, …), differential, mla(rank=, …), rglru, linear_attention,
     # retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
-    c.model.mixer = ''
+    c.model.mixer = ''  # `launch.py parts mixer` lists them with their arguments
     c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=)
     c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
     c.model.head = ''  # lm(tied=), classifier(pool=)

@@ -30,6 +30,7 @@ def config(**optimizer: Any) -> Any:
     c = defaults.get_config()
     c.schedule = 'constant'
     c.num_steps = STEPS
+    c.model.init = 'gpt2'  # leaves learning rates as they are
     base = {'learning_rate': 0.05, 'weight_decay': 0.0, 'clip_norm': 0.0, 'decay': (('.*', 1.0),)}
     c.optimizer.update(base | optimizer)
     return c
@@ -223,7 +224,7 @@ def test_default_decay_spares_scales_biases_and_tables() -> None:
     model = small_model(position='learned', mixer='attention(bias=True)', norm='layernorm')
     params = random_params(model)
     c = defaults.get_config()
-    c.schedule = 'constant'
+    c.model.init, c.schedule = 'gpt2', 'constant'
     c.optimizer.update({'learning_rate': 0.5, 'weight_decay': 0.2})
     optimizer, hparams = build_optimizer(c, abstract_params(model))
     zeros = jax.tree.map(jnp.zeros_like, params)
