@@ -45,7 +45,7 @@ def test_slots_that_configs_lack_are_not_shown():
     assert {s.key for s in DOCUMENTED} - {'weights'} <= keys  # an argument of attention
 
 
-def test_what_the_builder_fills_in_is_what_bind_is_given(text, monkeypatch):
+def test_what_the_builder_fills_in_is_what_bind_is_given(text, monkeypatch, tmp_path):
     """Builds a run with a recording `bind`: GIVEN says all that a spec may not set."""
     seen: dict[str, set[str]] = {}
     real = specs.bind
@@ -59,7 +59,9 @@ def test_what_the_builder_fills_in_is_what_bind_is_given(text, monkeypatch):
             monkeypatch.setattr(module, 'bind', recording)
     flags = [a.removeprefix('--config.').split('=', 1) for a in base(text)[1:]]
     config = config_lib.load(base(text)[0].partition('=')[2])
-    for key, value in [*flags, ('model.kernel', 'reference')]:
+    # A cache of its own: prepared data would need no tokenizer any more.
+    flags += [('model.kernel', 'reference'), ('data.cache_dir', str(tmp_path))]
+    for key, value in flags:
         config_lib.override(config, key, value)
     setup.build(setup.resolve(config))
     seen['weights'] = seen['attention(weights=...)']
