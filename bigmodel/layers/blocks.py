@@ -1,10 +1,11 @@
-"""Residual topologies: how a mixer and a feed-forward layer join the residual stream.
+"""Residual topologies: how mixers and a feed-forward layer join the residual stream.
 
-Every block takes `drop`, the rate of stochastic depth of its two branches, the same for all layers
+Every block takes `drop`, the rate of stochastic depth of its branches, the same for all layers
 of the slot (a pattern can give each layer its own).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated
 
 from flax import linen as nn
@@ -14,14 +15,26 @@ from bigmodel.layers.coordinates import Context
 from bigmodel.layers.dropout import StochasticDepth
 from bigmodel.specs import POSITIVE, SHARE
 
+Branch = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
+
 
 class Block(nn.Module):
-    """Base of all blocks: the parts that a block joins."""
+    """Base of all blocks: the branches that a block joins to the residual stream.
 
-    mixer: Callable[..., nn.Module]
+    `mixers` are those before the FFN by name: 'mixer', and in a decoder that reads an encoder also
+    'cross'.
+    """
+
+    mixers: Mapping[str, Callable[..., nn.Module]]
     ffn: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     drop: Annotated[float, SHARE] = 0.0
+
+    def branches(self, context: Context) -> dict[str, Branch]:
+        """The mixers in order, then the FFN, by name."""
+        made = {name: make(name=name) for name, make in self.mixers.items()}
+        mixing = {name: partial(mixer, context=context) for name, mixer in made.items()}
+        return mixing | {'ffn': self.ffn(name='ffn')}
 
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         """The residual stream after this layer."""
@@ -29,7 +42,7 @@ class Block(nn.Module):
 
 
 class PreNorm(Block):
-    """x + scale·f(norm(x)) for the mixer, then for the FFN (Xiong et al. 2020; GPT-2, Llama).
+    """x + scale·f(norm(x)) for each branch f in turn (Xiong et al. 2020; GPT-2, Llama).
 
     A constant `scale` other than 1 damps the branches (Szegedy et al. 2017, §3.3).
     """
@@ -39,14 +52,14 @@ class PreNorm(Block):
     @nn.compact
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         drop = StochasticDepth(self.drop)
-        h_BLD = self.norm(name='mixer_norm')(x_BLD)
-        x_BLD = x_BLD + drop(self.scale * self.mixer(name='mixer')(h_BLD, context))
-        h_BLD = self.norm(name='ffn_norm')(x_BLD)
-        return x_BLD + drop(self.scale * self.ffn(name='ffn')(h_BLD))
+        for name, branch in self.branches(context).items():
+            h_BLD = branch(self.norm(name=f'{name}_norm')(x_BLD))
+            x_BLD = x_BLD + drop(self.scale * h_BLD)
+        return x_BLD
 
 
 class PostNorm(Block):
-    """norm(skip·x + f(x)) for the mixer, then for the FFN (Vaswani et al. 2017; BERT).
+    """norm(skip·x + f(x)) for each branch f in turn (Vaswani et al. 2017; BERT).
 
     A `skip` above 1 is DeepNorm's α (Wang et al. 2022): (2·depth)^¼ for a decoder.
     """
@@ -56,31 +69,31 @@ class PostNorm(Block):
     @nn.compact
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         drop = StochasticDepth(self.drop)
-        h_BLD = drop(self.mixer(name='mixer')(x_BLD, context))
-        x_BLD = self.norm(name='mixer_norm')(self.skip * x_BLD + h_BLD)
-        h_BLD = drop(self.ffn(name='ffn')(x_BLD))
-        return self.norm(name='ffn_norm')(self.skip * x_BLD + h_BLD)
+        for name, branch in self.branches(context).items():
+            h_BLD = drop(branch(x_BLD))
+            x_BLD = self.norm(name=f'{name}_norm')(self.skip * x_BLD + h_BLD)
+        return x_BLD
 
 
 class Sandwich(Block):
-    """x + norm(f(norm(x))) for the mixer, then for the FFN (Ding et al. 2021, §3; Gemma 2)."""
+    """x + norm(f(norm(x))) for each branch f in turn (Ding et al. 2021, §3; Gemma 2)."""
 
     @nn.compact
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         drop = StochasticDepth(self.drop)
-        h_BLD = self.mixer(name='mixer')(self.norm(name='mixer_norm')(x_BLD), context)
-        x_BLD = x_BLD + drop(self.norm(name='mixer_out_norm')(h_BLD))
-        h_BLD = self.ffn(name='ffn')(self.norm(name='ffn_norm')(x_BLD))
-        return x_BLD + drop(self.norm(name='ffn_out_norm')(h_BLD))
+        for name, branch in self.branches(context).items():
+            h_BLD = branch(self.norm(name=f'{name}_norm')(x_BLD))
+            x_BLD = x_BLD + drop(self.norm(name=f'{name}_out_norm')(h_BLD))
+        return x_BLD
 
 
 class Parallel(Block):
-    """x + mixer(norm(x)) + FFN(norm(x)), one norm for both (GPT-J; Chowdhery et al. 2022, PaLM)."""
+    """x + mixer(norm(x)) + FFN(norm(x)), one norm for all (GPT-J; Chowdhery et al. 2022, PaLM)."""
 
     @nn.compact
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         h_BLD = self.norm(name='norm')(x_BLD)
-        h_BLD = self.mixer(name='mixer')(h_BLD, context) + self.ffn(name='ffn')(h_BLD)
+        h_BLD = sum(branch(h_BLD) for branch in self.branches(context).values())
         return x_BLD + StochasticDepth(self.drop)(h_BLD)
 
 
@@ -94,11 +107,11 @@ class ReZero(Block):
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         drop = StochasticDepth(self.drop)
         zero = nn.with_logical_partitioning(nn.initializers.zeros, ())
-        mixer_alpha, ffn_alpha = (self.param(f'{b}_alpha', zero, ()) for b in ('mixer', 'ffn'))
-        h_BLD = self.mixer(name='mixer')(x_BLD, context)
-        x_BLD = x_BLD + drop(mixer_alpha.astype(h_BLD.dtype) * h_BLD)
-        h_BLD = self.ffn(name='ffn')(x_BLD)
-        return x_BLD + drop(ffn_alpha.astype(h_BLD.dtype) * h_BLD)
+        for name, branch in self.branches(context).items():
+            alpha = self.param(f'{name}_alpha', zero, ())
+            h_BLD = branch(x_BLD)
+            x_BLD = x_BLD + drop(alpha.astype(h_BLD.dtype) * h_BLD)
+        return x_BLD
 
 
 BLOCKS = {

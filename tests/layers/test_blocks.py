@@ -24,7 +24,7 @@ class Affine(nn.Module):
     factor: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, *context: Context) -> jax.Array:
+    def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
         return self.factor * x + self.param('shift', nn.initializers.normal(1.0), (D,))
 
 
@@ -55,7 +55,11 @@ def test_every_block_has_a_topology() -> None:
 
 def block(spec: str) -> tuple[nn.Module, Any, jax.Array, Context]:
     """A block of two affine maps, random parameters, an input."""
-    parts = {'mixer': partial(Affine, 2.0), 'ffn': partial(Affine, -3.0), 'norm': RMSNorm}
+    parts = {
+        'mixers': {'mixer': partial(Affine, 2.0)},
+        'ffn': partial(Affine, -3.0),
+        'norm': RMSNorm,
+    }
     module = make(BLOCKS, spec, 'block', **parts)
     rng = np.random.default_rng(0)
     x, here = jnp.asarray(rng.standard_normal((B, L, D)), jnp.float32), Coordinates.of(L)
