@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from bigmodel.data.order import ShuffledOrder
+from bigmodel.data.draws import Draws
+from bigmodel.data.order import ShuffledOrder, mix
 from bigmodel.data.packing import Examples, build_examples
 from bigmodel.data.probe import ProbeRows
 from bigmodel.data.sources import build_probe
@@ -18,6 +20,8 @@ from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 
 Batch = dict[str, np.ndarray]
+# What a task makes of rows: (rows, draws) -> batch.
+Prepare = Callable[[Batch, Draws], Batch]
 
 
 class Batches:
@@ -26,6 +30,8 @@ class Batches:
     With `shuffle` (training) the sequence of rows never ends and is permuted anew every epoch.
     Without (evaluation) it is every row once, in order, in `num_batches` batches; these carry
     `valid` float32 (n,), 0 for the rows that fill up the last one (whose other fields are 0).
+    `prepare` is given the rows and random numbers that depend on (seed, place in the sequence): new
+    ones in each epoch of training, the same ones in each evaluation.
     Raises UserError when the batch does not divide among hosts or a training set is too small.
     """
 
@@ -37,6 +43,7 @@ class Batches:
         shuffle: bool = True,
         host_index: int = 0,
         host_count: int = 1,
+        prepare: Prepare = lambda rows, draws: rows,
     ) -> None:
         _check(len(examples), batch_size, shuffle, host_count)
         self.examples, self.batch_size, self.shuffle = examples, batch_size, shuffle
@@ -45,20 +52,26 @@ class Batches:
         self._host_rows = batch_size // host_count
         self._host_start = host_index * self._host_rows
         self._order = ShuffledOrder(self.num_rows, seed)
+        self._prepare, self._key = prepare, mix(np.array([seed, shuffle], np.uint64))
 
     def __call__(self, step: int) -> Batch:
         """Global step -> this host's rows, `batch_size / host_count` of them."""
         start = step * self.batch_size + self._host_start
         if self.shuffle:
-            return self.examples.take(self._order(start, self._host_rows))
+            return self._take(self._order(start, self._host_rows), start)
         if not 0 <= step < self.num_batches:
             raise IndexError(f'batch {step} of {self.num_batches}')
         rows = start + np.arange(self._host_rows)
         valid = rows < self.num_rows
-        batch = self.examples.take(np.minimum(rows, self.num_rows - 1))
+        batch = self._take(np.minimum(rows, self.num_rows - 1), start)
         if not valid.all():
             batch = {k: _zero_rows(v, ~valid) for k, v in batch.items()}
         return batch | {'valid': valid.astype(np.float32)}
+
+    def _take(self, rows: np.ndarray, start: int) -> Batch:
+        places = np.arange(start, start + len(rows), dtype=np.uint64)
+        keys = mix(self._key[0] ^ mix(self._key[1] ^ places))
+        return self._prepare(self.examples.take(rows), Draws(keys))
 
     def indices(self, step: int) -> np.ndarray:
         """Training only: the row numbers behind `batches(step)`."""
@@ -101,12 +114,14 @@ def open_data(
     tokenizer: Tokenizer | None = None,
     host_index: int = 0,
     host_count: int = 1,
+    prepare: Callable[[Batch, Draws, Tokenizer], Batch] = lambda rows, draws, tokenizer: rows,
 ) -> Data:
     """Opens a split (preparing it when needed) as batches of rows of `length` tokens.
 
     A causal model asks for `seq_len + 1` tokens with `overlap=1`, so that each token is predicted
-    once. `labelled` demands a `label` for each row: UserError when there is none. A probe makes
-    rows with symbols of its own, so that neither tokenizer nor packing act on it.
+    once. `labelled` demands a `label` for each row: UserError when there is none. `prepare` makes
+    batches of rows. A probe makes rows with symbols of its own, so that neither tokenizer nor
+    packing act on it.
     """
     probe = build_probe(data_config, split)
     if probe is None:
@@ -123,7 +138,8 @@ def open_data(
     if labelled and not examples.labelled:
         raise _unlabelled(data_config, store)
     batch_size = data_config.batch_size
-    batches = Batches(examples, batch_size, seed, shuffle, host_index, host_count)
+    make = functools.partial(prepare, tokenizer=store.tokenizer)
+    batches = Batches(examples, batch_size, seed, shuffle, host_index, host_count, make)
     return Data(batches, store, about)
 
 

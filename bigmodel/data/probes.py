@@ -11,7 +11,8 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Bool, Int
 
-from bigmodel.data.probe import Answers, Draws, Probe, Tokens
+from bigmodel.data.draws import Draws
+from bigmodel.data.probe import Answers, Probe, Tokens
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE, SHARE
 
 Count = Annotated[int, POSITIVE]

@@ -3,12 +3,17 @@
 from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
 from jaxtyping import Array
 
+from bigmodel.data.draws import Draws
+from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.metrics import Metrics
 
+Rows = dict[str, np.ndarray]
 Batch = Mapping[str, Array]
-# The model with its parameters bound: (tokens, positions, segments, dropout_key) -> outputs.
+# The model with its parameters bound:
+# (inputs, positions, segments, dropout_key, source=None) -> outputs.
 ModelFn = Callable[..., Array]
 
 
@@ -16,12 +21,22 @@ class Task:
     """Turns a batch into metrics, one of which, 'loss', is minimised.
 
     `extra_tokens` is how many tokens past the sequence length a row holds (and shares with the
-    next row); `labelled` says whether rows need a label.
+    next row); `labelled` says whether rows need a label. `extra_ids` tokens follow the tokenizer's
+    own in the model's vocabulary: ids vocab_size, vocab_size + 1, …
     """
 
     extra_tokens = 0
+    extra_ids = 0
     labelled = False
     causal = False  # whether every next token is predicted, so the model must not see later ones
+
+    def lengths(self, seq_len: int) -> tuple[int, int]:
+        """Tokens of the model, and of its encoder's source, that a row of `seq_len` becomes."""
+        return seq_len, 0
+
+    def prepare(self, rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
+        """What the batch of these rows is, in numpy: a row's `draws` depend on (seed, place)."""
+        return rows
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         """Metrics of `batch`; dropout is on exactly when `dropout_key` is given."""

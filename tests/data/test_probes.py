@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import open_data
-from bigmodel.data.probe import Draws, ProbeRows
+from bigmodel.data.probe import ProbeRows
 from bigmodel.data.probes import MARKER, PROBES
 from bigmodel.data.splits import SPLITS
 from bigmodel.data.tokenizers import load_tokenizer
