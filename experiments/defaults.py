@@ -39,20 +39,26 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.head_dim = 0  # 0: width / num_heads
     c.model.vocab_size = 0  # 0: the tokenizer's, rounded up to a multiple of 64
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
+    c.model.inputs = ''  # tokens(scale=): what turns a batch into vectors
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5, …: layers/positions.py
-    c.model.mask = 'causal'  # causal, window(size), chunked(size), prefix(length), full
+    c.model.mask = ''  # causal, window(size), chunked(size), prefix(length), full
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
     # the slots below (mask, mixer, position, ffn, block, norm). (): all layers alike.
     c.model.pattern = ()  # ('window(512)', 'layer(mixer="rglru", position="none")')
     c.model.norm = ''  # rmsnorm(plus_one=), layernorm, dyt, none
+    c.model.embed_norm = ''  # of the embedded inputs, positions included
+    c.model.final_norm = ''  # of the last layer's output; '': as model.norm
     # attention(qk_norm=, weights=, gate=, …), differential, mla(rank=, …), rglru, linear_attention,
     # retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
     c.model.mixer = ''  # `launch.py parts mixer` lists them with their arguments
     c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=)
     c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
+    # The encoder of an encoder-decoder has the slots above, but mask 'full' and its own pattern.
+    c.model.encoder_depth = 0  # its layers; 0: no encoder
+    c.model.encoder_pattern = ()
+    c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
     c.model.head = ''  # lm(tied=), classifier(pool=)
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
-    c.model.scale_embed = False  # multiply token embeddings by √width (Vaswani et al. 2017)
     c.model.dropout = 0.0  # of embeddings and of every branch
     c.model.kernel = 'auto'  # reference, fused, blockwise; auto: fused on a GPU, else reference
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)

@@ -30,16 +30,18 @@ _KNOWN = (
     'max_length',
 )
 _HEADS = ('num_heads', 'num_kv_heads', 'head_dim')
-_ATTENTION = ('mask', 'position', 'position_key', 'kernel', 'output_dropout')
+_ATTENTION = (*_HEADS, 'mask', 'position', 'position_key', 'kernel', 'output_dropout')
 # The arguments that a part gets from its builder, so that no spec may set them. A test builds a run
 # and compares this with what `bind` was given.
 GIVEN: dict[str, tuple[str, ...]] = {
-    'model.position': _KNOWN,
+    'model.inputs': (*_KNOWN, 'width'),
+    'model.position': (*_KNOWN, 'bidirectional'),
     'model.mask': (),
     'model.norm': ('axis',),
     'model.ffn': (*_KNOWN, 'dropout'),
-    'model.mixer': (*_KNOWN, *_HEADS, *_ATTENTION),
-    'model.block': (*_KNOWN, 'mixer', 'ffn', 'norm'),
+    'model.mixer': (*_KNOWN, *_ATTENTION),
+    'model.cross': (*_KNOWN, *_ATTENTION),
+    'model.block': (*_KNOWN, 'mixers', 'ffn', 'norm'),
     'model.head': _KNOWN,
     'model.init': ('depth', 'width'),
     'model.kernel': (),

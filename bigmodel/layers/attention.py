@@ -71,12 +71,25 @@ class Attention(Mixer):
         mask = self.mask & SameSegment()
         context = context.replace(bias=context.biases.get(self.position_key))
         bias = self.position.contextual_bias(q_BLHK, k_BSGK, mask, context)
+        context = context.replace(bias=bias)
+        return self._attend(q_BLHK, k_BSGK, v_BSGK, mask, context, x_BLD)
+
+    def _attend(
+        self,
+        q_BLHK: Array,
+        k_BSGK: Array,
+        v_BSGK: Array,
+        mask: Mask,
+        context: Context,
+        x_BLD: Array,
+    ) -> Float[Array, 'B L D']:
+        """The kernel, and from its heads back to the residual stream, of which x is the input."""
         o_BLHK = self.kernel(
             q_BLHK,
             k_BSGK,
             v_BSGK,
             mask,
-            context.replace(bias=bias),
+            context,
             self.dropout,
             self.make_rng('dropout') if self.dropout and self.has_rng('dropout') else None,
             self.weighting(name='weights')(),

@@ -25,8 +25,9 @@ class Alibi(Position):
 class T5(Position):
     """Adds a learned scalar for each head and bucket of distance (Raffel et al. 2019, §2.1).
 
-    Half of the buckets are exact distances, the rest grow logarithmically to `max_distance`; the
-    table is shared by all layers, as in the paper.
+    Half of the buckets are exact distances, the rest grow logarithmically to `max_distance`; with a
+    mask that is not causal, half of each are for keys that follow the query. The table is shared by
+    all layers, as in the paper.
     """
 
     num_buckets: Annotated[int, POSITIVE] = 32

@@ -38,13 +38,21 @@ class Coordinates:
 
 
 @flax.struct.dataclass
+class Memory:
+    """What an encoder made of its source: S vectors in B rows, and where they are."""
+
+    x_BSD: Float[Array, 'B S D']
+    keys: Coordinates
+
+
+@flax.struct.dataclass
 class Context:
     """What the backbone hands to every block beside the residual stream.
 
     `biases` holds the attention bias of every position encoding of the model, by its spec; each
     attention layer hands its kernel the one of its own as `bias`. `aligned` says that the keys are
     the queries' own tokens. It is static: whether two fields are one object is forgotten wherever a
-    transformation takes the context apart.
+    transformation takes the context apart. `memory` is what cross-attention reads.
     """
 
     queries: Coordinates
@@ -52,6 +60,7 @@ class Context:
     bias: 'Bias | None' = None
     aligned: bool = flax.struct.field(pytree_node=False, default=False)
     biases: 'dict[str, Bias | None]' = flax.struct.field(default_factory=dict)
+    memory: Memory | None = None
 
     def starts(self) -> Bool[Array, 'B L']:
         """Which queries are the first token of their document, where a recurrence begins anew.

@@ -103,9 +103,12 @@ class SameSegment(Mask):
     """A query sees the keys of its own document; everything when rows hold one document."""
 
     def __call__(self, queries: Coordinates, keys: Coordinates) -> Bool[Array, 'B L S']:
-        if queries.segment is None or keys.segment is None:
-            return jnp.ones((1, len(queries.index), len(keys.index)), bool)
-        return queries.segment[:, :, None] == keys.segment[:, None, :]
+        # Rows of one document have no segments, or are all segment 1.
+        here_BL, there_BS = (
+            jnp.ones((1, len(x.index)), jnp.int32) if x.segment is None else x.segment
+            for x in (queries, keys)
+        )
+        return here_BL[:, :, None] == there_BS[:, None, :]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The backbone: embed tokens, run the blocks (scanned, rematerialised), normalise."""
+"""The backbone: add positions, run the blocks (scanned, rematerialised), normalise."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from bigmodel.layers.coordinates import Context, Coordinates
+from bigmodel.layers.coordinates import Context, Coordinates, Memory
 from bigmodel.layers.dropout import Dropout
-from bigmodel.layers.linear import Embed
 from bigmodel.layers.losses import LOSSES
 from bigmodel.layers.positions import Position
 from bigmodel.sharding import constrain
@@ -38,7 +37,7 @@ class Group(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Token ids to the normalised residual stream.
+    """Embedded inputs to the normalised residual stream.
 
     `positions` are the encodings by their spec, the model's own first; only that one adds to the
     embeddings. `blocks` is the layer pattern, repeated `repeats` times; parameters are stacked on a
@@ -46,23 +45,22 @@ class Backbone(nn.Module):
     way).
     """
 
-    embed: Callable[..., Embed]
     positions: Mapping[str, Callable[..., Position]]
     blocks: tuple[Callable[..., nn.Module], ...]
-    norm: Callable[..., nn.Module]
+    make_embed_norm: Callable[..., nn.Module]
+    make_final_norm: Callable[..., nn.Module]
     repeats: int
     num_heads: int
-    scale_embed: bool = False
     dropout: float = 0.0
     remat: str = 'none'
     unroll: int = 1
 
     def setup(self) -> None:
-        self.tokens = self.embed()
         make_own, *make_others = self.positions.values()
         self.position = make_own()
         self.layer_positions = [make() for make in make_others]
         self.past = Past()
+        self.embed_norm = self.make_embed_norm()
         self.embed_dropout = Dropout(self.dropout)
         group = Group
         if self.remat != 'none':
@@ -77,32 +75,27 @@ class Backbone(nn.Module):
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )(self.blocks)
-        self.final_norm = self.norm()
+        self.final_norm = self.make_final_norm()
 
     def __call__(
         self,
-        tokens_BL: Int[Array, 'B L'],
-        positions_BL: Int[Array, 'B L'] | None = None,
+        x_BLD: Float[Array, 'B L D'],
+        positions_BL: Int[Array, 'P L'] | None = None,
         segments_BL: Int[Array, 'B L'] | None = None,
         cache_length: int | None = None,
+        memory: Memory | None = None,
     ) -> Float[Array, 'B L D']:
         """Runs the layers; with a mutable 'cache' collection, on keys of `cache_length` slots."""
-        context = self._context(tokens_BL, positions_BL, segments_BL, cache_length)
-        x_BLD = self.tokens(tokens_BL)
-        if self.scale_embed:
-            x_BLD = x_BLD * jnp.sqrt(x_BLD.shape[-1]).astype(x_BLD.dtype)
-        x_BLD = self.position.embed(x_BLD, context.queries.position)
+        context = self._context(x_BLD.shape[:2], positions_BL, segments_BL, cache_length)
+        context = context.replace(memory=memory)
+        x_BLD = self.embed_norm(self.position.embed(x_BLD, context.queries.position))
         x_BLD = constrain(self.embed_dropout(x_BLD), 'batch', 'length', 'features')
         x_BLD, _ = self.layers(x_BLD, context)
         return self.final_norm(x_BLD)
 
-    def unembed(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
-        """The product with the token table, for a tied head."""
-        return self.tokens.attend(x_BLD)
-
     def _context(
         self,
-        tokens_BL: Array,
+        shape: tuple[int, int],
         positions_BL: Array | None,
         segments_BL: Array | None,
         cache_length: int | None,
@@ -110,9 +103,9 @@ class Backbone(nn.Module):
         made = (self.position, *self.layer_positions)
         biases = {k: p.bias(self.num_heads) for k, p in zip(self.positions, made, strict=True)}
         if cache_length is None:
-            here = Coordinates.of(tokens_BL.shape[1], positions_BL, segments_BL)
+            here = Coordinates.of(shape[1], positions_BL, segments_BL)
             return Context(here, here, biases=biases, aligned=True)
-        past = self.past(tokens_BL, positions_BL, segments_BL, cache_length)
+        past = self.past(shape, positions_BL, segments_BL, cache_length)
         return Context(*past, biases=biases)
 
 
@@ -122,23 +115,23 @@ class Past(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens_BL: Int[Array, 'B L'],
-        positions_BL: Int[Array, 'B L'] | None,
+        here_shape: tuple[int, int],
+        positions_BL: Int[Array, 'P L'] | None,
         segments_BL: Int[Array, 'B L'] | None,
         cache_length: int,
     ) -> tuple[Coordinates, Coordinates]:
         """The coordinates of these tokens and of all slots of the cache, which it updates."""
-        shape = (tokens_BL.shape[0], cache_length)
+        shape = (here_shape[0], cache_length)
         start = self.variable('cache', 'length', jnp.zeros, (), jnp.int32)
         position = self.variable('cache', 'position', jnp.zeros, shape, jnp.int32)
         segment = self.variable('cache', 'segment', jnp.zeros, shape, jnp.int32)
-        here = Coordinates.of(tokens_BL.shape[1], positions_BL, segments_BL, start.value)
+        here = Coordinates.of(here_shape[1], positions_BL, segments_BL, start.value)
         here = here.replace(
-            position=jnp.broadcast_to(here.position, tokens_BL.shape),
-            segment=jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL,
+            position=jnp.broadcast_to(here.position, here_shape),
+            segment=jnp.ones(here_shape, jnp.int32) if segments_BL is None else segments_BL,
         )
         at = (0, start.value)
         position.value = jax.lax.dynamic_update_slice(position.value, here.position, at)
         segment.value = jax.lax.dynamic_update_slice(segment.value, here.segment, at)
-        start.value += tokens_BL.shape[1]
+        start.value += here_shape[1]
         return here, Coordinates.of(cache_length, position.value, segment.value)

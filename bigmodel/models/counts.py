@@ -2,48 +2,63 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
+from bigmodel.layers.cross import CROSSES
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.mixers import MIXERS
-from bigmodel.models.stack import layer_specs
+from bigmodel.models.heads import HEADS
+from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.sharding import is_box
 from bigmodel.specs import arguments, make, parse
 
 
-def flops_per_token(model: ConfigDict, boxed: Any, seq_len: int) -> int:
-    """Training FLOPs a token: 6 a weight in a matrix product, and 12·H·K·L a layer of attention.
+def flops_per_row(model: ConfigDict, boxed: Any, length: int, source_length: int = 0) -> int:
+    """Training FLOPs of a row of `length` tokens, and of a source that an encoder reads.
 
-    Chowdhery et al. 2022, appendix B: no recomputation, no discount for the causal mask. Weights of
-    experts count as often as a token meets them.
+    6 a weight and token, and 12·H·K a layer of attention and query–key pair (Chowdhery et al. 2022,
+    appendix B): no recomputation, no discount for the causal mask. Weights of experts count as
+    often as a token meets them.
     """
-    shapes = params_lib.flatten(jax.tree.map(lambda b: b.value, boxed, is_leaf=is_box))
-    weights = round(sum(_active_weights(model, boxed)))
-    tied = not any(path.startswith('head/') for path in shapes)
-    if tied:
-        weights += math.prod(shapes['backbone/tokens/table'].shape)
-    layers = layer_specs(model)
-    attending = sum('kernel' in arguments(MIXERS[parse(x['mixer']).name]) for x in layers)
-    depth = model.depth * attending // len(layers)
-    attention = 12 * depth * model.num_heads * model.head_dim * seq_len
-    return 6 * weights + attention
+    products = 0.0
+    for path, weights in _active_weights(model, boxed):
+        of_source = path.startswith('encoder/') or re.search(r'/cross/[kv]/', path)
+        products += 6 * weights * (source_length if of_source else length)
+    layers, encoder = layer_specs(model), encoder_specs(model)
+    pairs = _attending(layers, 'mixer') * model.depth * length**2
+    pairs += _attending(layers, 'cross') * model.depth * length * source_length
+    pairs += _attending(encoder, 'mixer') * model.encoder_depth * source_length**2
+    return round(products + 12 * pairs * model.num_heads * model.head_dim)
 
 
-def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[float]:
-    """How many numbers of each weight a token is multiplied with."""
-    ffns = [make(FFNS, specs['ffn'], 'model.ffn') for specs in layer_specs(model)]
-    for key_path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
-        path = params_lib.path_of(key_path)
-        if not path.endswith('/weight'):
-            continue
-        block = re.search(r'/block_(\d+)/ffn/', path)
-        share = ffns[int(block[1])].active_share() if block and 'experts' in box.names[:2] else 1.0
-        yield share * math.prod(box.value.shape)
+def _attending(layers: Sequence[Mapping[str, str]], slot: str) -> float:
+    """The share of layers whose mixer or cross-attention looks at every query–key pair."""
+    table = {'mixer': MIXERS, 'cross': CROSSES}[slot]
+    parts = [table[parse(specs[slot]).name] for specs in layers if specs[slot]]
+    return sum('kernel' in arguments(part) for part in parts) / max(len(layers), 1)
+
+
+def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[tuple[str, float]]:
+    """How many numbers of each weight a token is multiplied with, by path."""
+    sides = {'backbone': layer_specs(model), 'encoder': encoder_specs(model)}
+    ffns = {k: [make(FFNS, s['ffn'], 'model.ffn') for s in v] for k, v in sides.items()}
+    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box)
+    boxes = {params_lib.path_of(key_path): box for key_path, box in leaves}
+    for path, box in boxes.items():
+        if path.endswith('/weight'):
+            block = re.search(r'^(\w+)/.*/block_(\d+)/ffn/', path)
+            share = 1.0
+            if block and 'experts' in box.names[:2]:
+                share = ffns[block[1]][int(block[2])].active_share()
+            yield path, share * math.prod(box.value.shape)
+    head = make(HEADS, model.head, 'model.head', vocab_size=0, num_ids=0, num_labels=0)
+    if getattr(head, 'tied', False):
+        yield 'inputs/tokens/table', math.prod(boxes['inputs/tokens/table'].value.shape)
 
 
 def parameter_table(boxed: Any, stds: dict[str, float] | None = None) -> list[str]:

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float, Int
 
 from bigmodel.errors import unknown
 from bigmodel.layers.initializers import Init, fan_in
+from bigmodel.layers.inputs import Inputs
 from bigmodel.layers.kernels import MASKED
 from bigmodel.layers.linear import Linear
-from bigmodel.models.backbone import Backbone
 from bigmodel.sharding import constrain
 
 
@@ -30,11 +30,11 @@ class LMHead(nn.Module):
     def __call__(
         self,
         x_BLD: Float[Array, 'B L D'],
-        backbone: Backbone,
+        inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B L V']:
         if self.tied:
-            logits = backbone.unembed(x_BLD)
+            logits = inputs.attend(x_BLD)
         else:
             rest = (False, 'head', self.init, self.dtype)
             logits = Linear((self.vocab_size,), ('embed',), ('vocab',), *rest, name='out')(x_BLD)
@@ -57,7 +57,7 @@ class Classifier(nn.Module):
     def __call__(
         self,
         x_BLD: Float[Array, 'B L D'],
-        backbone: Backbone,
+        inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B C']:
         if self.pool not in POOLS:

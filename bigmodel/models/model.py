@@ -17,11 +17,12 @@ from bigmodel import sharding
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
 from bigmodel.layers.blocks import BLOCKS
+from bigmodel.layers.cross import CROSSES
 from bigmodel.layers.feedforward import ACTIVATIONS
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.initializers import INITS, Parametrisation
+from bigmodel.layers.inputs import INPUTS, Inputs
 from bigmodel.layers.kernels import KERNELS
-from bigmodel.layers.linear import Embed
 from bigmodel.layers.losses import LOSSES, total_losses
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
@@ -29,16 +30,19 @@ from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models.backbone import REMAT, Backbone
+from bigmodel.models.encoder import Encoder, NoEncoder, Source
 from bigmodel.models.heads import HEADS
-from bigmodel.models.stack import build_layers, kernel_names
+from bigmodel.models.stack import Layer, bind_positions, build_encoder, build_layers, kernel_names
 from bigmodel.specs import bind, make
 
 SLOTS: dict[str, Mapping[str, Any]] = {
+    'inputs': INPUTS,
     'position': POSITIONS,
     'mask': MASKS,
     'norm': NORMS,
     'ffn': FFNS,
     'mixer': MIXERS,
+    'cross': CROSSES,
     'block': BLOCKS,
     'head': HEADS,
     'init': INITS,
@@ -49,25 +53,41 @@ SLOTS: dict[str, Mapping[str, Any]] = {
 
 
 class Model(nn.Module):
-    """A backbone and a head."""
+    """Inputs, a backbone and a head; and an encoder, which embeds its source with the same inputs.
 
+    `make_encoder` constructs a backbone, or is NoEncoder.
+    """
+
+    make_inputs: Callable[..., Inputs]
     make_backbone: Callable[..., Backbone]
     make_head: Callable[..., nn.Module]
+    make_encoder: Callable[..., nn.Module]
 
     def setup(self) -> None:
+        self.inputs = self.make_inputs()
+        self.encoder = self.make_encoder()
         self.backbone = self.make_backbone()
         self.head = self.make_head()
 
     def __call__(
         self,
-        tokens: Int[Array, 'B L'],
+        inputs: Array,
         positions: Int[Array, 'B L'] | None = None,
         segments: Int[Array, 'B L'] | None = None,
         cache_length: int | None = None,
+        source: Source | None = None,
     ) -> Array:
         """The head's outputs: logits_BLV of an LM, logits_BC of a classifier."""
-        x_BLD = self.backbone(tokens, positions, segments, cache_length)
-        return self.head(x_BLD, self.backbone, segments)
+        memory = self.encoder(self.inputs, source)
+        x_BLD, positions = self.inputs(inputs, positions)
+        x_BLD = self.backbone(x_BLD, positions, segments, cache_length, memory)
+        return self.head(x_BLD, self.inputs, segments)
+
+    @nn.nowrap
+    def example(self, length: int = 1) -> tuple[Array, Source | None]:
+        """Inputs of one row of `length` tokens, and a source where there is an encoder."""
+        inputs = self.make_inputs().example(length)
+        return inputs, self.make_encoder().example(inputs)
 
 
 def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: str) -> Model:
@@ -83,27 +103,39 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
         )
     _check_choices(model)
     known = _known(model, vocab_size, num_labels, platform)
-    layers = build_layers(model, known, platform)
-    repeats = model.depth // len(layers)
-    own = dict.fromkeys([model.position, *(layer.specs['position'] for layer in layers)])
-    positions = {spec: bind(POSITIONS, spec, 'model.position', **known) for spec in own}
-    embed = partial(
-        Embed, known['vocab_size'], model.width, init=known['init'], dtype=known['dtype']
+    layers, encoder = _all_layers(model, known, platform)
+    return Model(
+        bind(INPUTS, model.inputs, 'model.inputs', width=model.width, **known),
+        _backbone(model, layers, known, model.depth),
+        _head(model, num_labels, known),
+        partial(Encoder, _backbone(model, encoder, known, model.encoder_depth))
+        if encoder
+        else NoEncoder,
     )
-    backbone = partial(
+
+
+def _all_layers(
+    model: ConfigDict, known: Mapping[str, Any], platform: str
+) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+    return build_layers(model, known, platform), build_encoder(model, known, platform)
+
+
+def _backbone(
+    model: ConfigDict, layers: tuple[Layer, ...], known: Mapping[str, Any], depth: int
+) -> Callable[..., Backbone]:
+    repeats = depth // len(layers)
+    return partial(
         Backbone,
-        embed=embed,
-        positions=positions,
+        positions=bind_positions(model, layers, known),
         blocks=tuple(layer.make for layer in layers),
-        norm=bind(NORMS, model.norm, 'model.norm', axis='embed'),
+        make_embed_norm=bind(NORMS, model.embed_norm, 'model.embed_norm', axis='embed'),
+        make_final_norm=bind(NORMS, model.final_norm, 'model.final_norm', axis='embed'),
         repeats=repeats,
         num_heads=model.num_heads,
-        scale_embed=model.scale_embed,
         dropout=model.dropout,
         remat=model.remat,
         unroll=min(model.unroll or (repeats if repeats <= 8 else 1), repeats),
     )
-    return Model(backbone, _head(model, num_labels, known))
 
 
 def make_init(model: ConfigDict) -> Parametrisation:
@@ -137,43 +169,49 @@ def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Calla
 
 def kernel_name(model: ConfigDict, platform: str) -> str:
     """The kernels that `build_model` takes, for the log and `run.json`."""
-    return kernel_names(build_layers(model, _known(model, 0, 0, platform), platform))
+    layers, encoder = _all_layers(model, _known(model, 0, 0, platform), platform)
+    return kernel_names(layers + encoder)
 
 
 def init_params(model: Model, key: jax.Array) -> Any:
     """Initial parameters: a nested dict whose leaves carry their logical axes (boxed)."""
     # No parameter depends on the number of tokens or on unrolling: the smallest program will do.
-    rolled = model.clone(make_backbone=partial(model.make_backbone, unroll=1))
+    once = {
+        name: partial(getattr(model, name), unroll=1) for name in ('make_backbone', 'make_encoder')
+    }
+    inputs, source = model.example()
     with sharding.inactive():
-        return rolled.init(key, jnp.zeros((1, 1), jnp.int32), mutable=['params'])['params']
+        return model.clone(**once).init(key, inputs, source=source, mutable=['params'])['params']
 
 
 def apply(
     model: Model,
     params: Any,
-    tokens: Int[Array, 'B L'],
+    inputs: Array,
     positions: Int[Array, 'B L'] | None = None,
     segments: Int[Array, 'B L'] | None = None,
     dropout_key: jax.Array | None = None,
+    source: Source | None = None,
 ) -> Array:
     """The model's outputs; dropout is on exactly when `dropout_key` is given."""
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
-    return model.apply({'params': params}, tokens, positions, segments, rngs=rngs)
+    variables = {'params': params}
+    return model.apply(variables, inputs, positions, segments, source=source, rngs=rngs)
 
 
 def apply_with_losses(
     model: Model,
     params: Any,
-    tokens: Int[Array, 'B L'],
+    inputs: Array,
     positions: Int[Array, 'B L'] | None = None,
     segments: Int[Array, 'B L'] | None = None,
     dropout_key: jax.Array | None = None,
+    source: Source | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """`apply`, and what layers add to the loss: name -> sum over layers (`layers/losses.py`)."""
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
-    outputs, sown = model.apply(
-        {'params': params}, tokens, positions, segments, rngs=rngs, mutable=[LOSSES]
-    )
+    variables, collect = {'params': params}, {'rngs': rngs, 'mutable': [LOSSES]}
+    outputs, sown = model.apply(variables, inputs, positions, segments, source=source, **collect)
     return outputs, total_losses(sown)
 
 
@@ -185,11 +223,15 @@ def apply_cached(
     cache_length: int,
     positions: Int[Array, 'B L'] | None = None,
     segments: Int[Array, 'B L'] | None = None,
+    source: Source | None = None,
 ) -> tuple[Array, Any]:
-    """One decoding step: outputs for `tokens`, which follow those in `cache` (None: the first)."""
+    """One decoding step: outputs for `tokens`, which follow those in `cache` (None: the first).
+
+    The first step reads the `source`, if there is an encoder; later ones keep what it made of it.
+    """
     variables = {'params': params} if cache is None else {'params': params, 'cache': cache}
     outputs, updated = model.apply(
-        variables, tokens, positions, segments, cache_length, mutable=['cache']
+        variables, tokens, positions, segments, cache_length, source, mutable=['cache']
     )
     return outputs, updated['cache']
 

@@ -6,6 +6,9 @@ from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
 
 _LLAMA = {
+    'inputs': 'tokens',
+    'mask': 'causal',
+    'embed_norm': 'none',
     'position': 'rope',
     'norm': 'rmsnorm(eps=1e-5)',
     'ffn': 'gated',
@@ -15,6 +18,9 @@ _LLAMA = {
     'init': 'fan_in',
 }
 _GPT2 = {
+    'inputs': 'tokens',
+    'mask': 'causal',
+    'embed_norm': 'none',
     'position': 'learned',
     'norm': 'layernorm',
     'ffn': 'mlp(activation="gelu_tanh", bias=True)',
@@ -60,7 +66,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def resolve(model: ConfigDict, seq_len: int) -> None:
     """Fills, in place, every entry that the run card left at 0 or '' with its size's.
 
-    `head_dim` becomes width/num_heads, `num_kv_heads` num_heads, `max_length` the sequence length.
+    `head_dim` becomes width/num_heads, `num_kv_heads` num_heads, `final_norm` norm, `max_length`
+    the sequence length.
     Raises UserError for an unknown size or a shape that cannot be.
     """
     if model.size not in PRESETS:
@@ -70,7 +77,16 @@ def resolve(model: ConfigDict, seq_len: int) -> None:
             model[key] = value
     model.num_kv_heads = model.num_kv_heads or model.num_heads
     model.max_length = model.max_length or seq_len
-    for key in ('depth', 'width', 'num_heads', 'num_kv_heads', 'head_dim', 'vocab_size'):
+    model.final_norm = model.final_norm or model.norm
+    for key in (
+        'depth',
+        'encoder_depth',
+        'width',
+        'num_heads',
+        'num_kv_heads',
+        'head_dim',
+        'vocab_size',
+    ):
         if model[key] < 0:
             raise UserError(f'model.{key} must not be negative, got {model[key]}')
     if model.max_length < seq_len:

@@ -44,8 +44,8 @@ def by_position(setup: Setup, params: Any, split: str, num_batches: int) -> ByPo
 
 
 def _sums(setup: Setup, params: Any, batch: Batch, length: int) -> ByPosition:
-    def model(*args: Any) -> jax.Array:
-        return apply(setup.model, params, *args)
+    def model(*args: Any, **kwargs: Any) -> jax.Array:
+        return apply(setup.model, params, *args, **kwargs)
 
     each = setup.task.by_token(model, batch, None)
     at_BL = batch['positions'][:, :-1] if 'positions' in batch else jnp.arange(length)[None]

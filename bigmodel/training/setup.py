@@ -13,7 +13,7 @@ from bigmodel.data.tokenizers import load_tokenizer
 from bigmodel.errors import UserError
 from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
-from bigmodel.models.counts import flops_per_token
+from bigmodel.models.counts import flops_per_row
 from bigmodel.models.model import Model, apply, build_model, kernel_name
 from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import Sharding, make_sharding
@@ -46,8 +46,10 @@ class Outline:
 
     @property
     def flops_per_token(self) -> int:
-        """Training FLOPs a token."""
-        return flops_per_token(self.config.model, self.boxed, self.config.data.seq_len)
+        """Training FLOPs a token of the rows that the data has."""
+        seq_len = self.config.data.seq_len
+        row = flops_per_row(self.config.model, self.boxed, *self.task.lengths(seq_len))
+        return round(row / seq_len)
 
     @property
     def num_params(self) -> int:
@@ -139,7 +141,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     labels = task.labelled or parse(config.model.head, 'model.head').name == 'classifier'
     if data is None and (labels or not config.model.vocab_size):
         data = _open(config, task, 'train', None, shuffle=True)
-    vocab_size = data.tokenizer.vocab_size if data else config.model.vocab_size
+    vocab_size = data.tokenizer.vocab_size + task.extra_ids if data else config.model.vocab_size
     num_labels = len(data.label_names) if data else 0
     model = build_model(config.model, vocab_size, num_labels, platform)
     boxed = abstract_params(model)
@@ -168,6 +170,7 @@ def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: b
         shuffle=shuffle,
         labelled=task.labelled,
         tokenizer=tokenizer,
+        prepare=task.prepare,
         host_index=jax.process_index(),
         host_count=jax.process_count(),
     )
@@ -191,8 +194,20 @@ def _check_head(setup: Outline) -> None:
                 f'task={setup.config.task!r} predicts tokens that model.mask={mask!r} shows; '
                 f"use 'causal' or 'window(size)'"
             )
-    tokens = jax.ShapeDtypeStruct((1, setup.config.data.seq_len), 'int32')
-    outputs = jax.eval_shape(lambda p, t: apply(setup.model, p, t), setup.abstract.params, tokens)
+
+    length, source_length = setup.task.lengths(setup.config.data.seq_len)
+    if bool(source_length) != bool(model.encoder_depth):
+        needs = 'an encoder' if source_length else 'none'
+        raise UserError(
+            f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
+            f'{model.encoder_depth}'
+        )
+
+    def run(params: Any) -> jax.Array:
+        inputs, source = setup.model.example(length)
+        return apply(setup.model, params, inputs, source=source)
+
+    outputs = jax.eval_shape(run, setup.abstract.params)
     if setup.task.labelled != (outputs.ndim == 2):
         wanted = 'classifier' if setup.task.labelled else 'lm'
         raise UserError(

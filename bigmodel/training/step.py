@@ -53,8 +53,8 @@ def make_loss_fn(model: Model, task: Task) -> LossFn:
     ) -> tuple[jax.Array, Metrics]:
         added: dict[str, jax.Array] = {}
 
-        def bound(*args: Any) -> jax.Array:
-            outputs, losses = apply_with_losses(model, params, *args)
+        def bound(*args: Any, **kwargs: Any) -> jax.Array:
+            outputs, losses = apply_with_losses(model, params, *args, **kwargs)
             added.update({k: added.get(k, 0) + v for k, v in losses.items()})
             return outputs
 

@@ -10,6 +10,7 @@ from bigmodel import specs
 from bigmodel.commands.catalogue import GIVEN, slots, summary
 from bigmodel.commands.main import main
 from bigmodel.commands.parts import part_lines, slot_lines
+from bigmodel.models.model import build_model
 from bigmodel.training import setup
 from tests.commands.conftest import base
 
@@ -63,7 +64,10 @@ def test_what_the_builder_fills_in_is_what_bind_is_given(text, monkeypatch, tmp_
     flags += [('model.kernel', 'reference'), ('data.cache_dir', str(tmp_path))]
     for key, value in flags:
         config_lib.override(config, key, value)
-    setup.build(setup.resolve(config))
+    resolved = setup.resolve(config)
+    setup.build(resolved)
+    resolved.model.update(encoder_depth=2, cross='attention')
+    build_model(resolved.model, 256, 0, 'cpu')
     seen['weights'] = seen['attention(weights=...)']
     assert {slot: set(names) for slot, names in GIVEN.items()} == {k: seen[k] for k in GIVEN}
 

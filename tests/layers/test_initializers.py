@@ -43,7 +43,7 @@ def test_mup_scales_as_table_8_says() -> None:
     config = small_config(LENGTH, width=256, head_dim=4, init='mup(base_width=64)')
     rates = params_lib.flatten(build_optimizer(config, boxed)[0].rate)
     assert rates['backbone/layers/block_0/mixer/q/weight'] == 1 / 4
-    assert rates['backbone/layers/block_0/ffn_norm/scale'] == rates['backbone/tokens/table'] == 1
+    assert rates['backbone/layers/block_0/ffn_norm/scale'] == rates['inputs/tokens/table'] == 1
 
 
 @functools.cache

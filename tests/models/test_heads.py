@@ -29,7 +29,7 @@ CLOSE = {'rtol': 1e-4, 'atol': 1e-4}
 
 def residual(model: Model, params: Any, tokens: jax.Array) -> jax.Array:
     """What the backbone hands to the head."""
-    run = nn.apply(lambda m: m.backbone(tokens), model)
+    run = nn.apply(lambda m: m.backbone(*m.inputs(tokens)), model)
     return quick_jit(lambda p: run({'params': p}))(params)
 
 
@@ -37,7 +37,7 @@ def test_tied_logits_are_products_with_the_token_table() -> None:
     model = small_model(LENGTH, head='lm(tied=True)')
     params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
     assert 'head' not in params
-    want = residual(model, params, tokens) @ params['backbone']['tokens']['table'].T
+    want = residual(model, params, tokens) @ params['inputs']['tokens']['table'].T
     np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, tokens))(params), want, **CLOSE)
 
 

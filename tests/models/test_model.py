@@ -265,7 +265,7 @@ def test_a_model_is_its_blocks_in_the_order_of_their_stack() -> None:
     block = model.make_backbone.keywords['blocks'][0]()
 
     def by_hand() -> jax.Array:
-        table = parts['tokens']['table']
+        table = params['inputs']['tokens']['table']
         x = POSITIONS['sinusoidal']().embed(table[tokens], here.position)
         for i in range(3):
             layer = jax.tree.map(lambda w, i=i: w[i], parts['layers']['block_0'])
@@ -338,10 +338,10 @@ def test_dropout_is_on_exactly_with_a_key() -> None:
 def test_scaled_embeddings_are_multiplied_by_the_root_of_the_width() -> None:
     tokens = jnp.asarray(random_tokens(2, LENGTH))
     shape = {'position': 'sinusoidal', 'head': 'lm(tied=False)'}
-    plain, scaled = small_model(**shape), small_model(scale_embed=True, **shape)
+    plain, scaled = small_model(**shape), small_model(inputs='tokens(scale=True)', **shape)
     params = random_params(plain)
     moved = jax.tree.map(lambda x: x, params)
-    moved['backbone']['tokens']['table'] = 4.0 * params['backbone']['tokens']['table']
+    moved['inputs']['tokens']['table'] = 4.0 * params['inputs']['tokens']['table']
     got = quick_jit(lambda p: apply(scaled, p, tokens))(params)
     want = quick_jit(lambda p: apply(plain, p, tokens))(moved)
     np.testing.assert_allclose(got, want, **CLOSE)
@@ -458,8 +458,8 @@ def test_layers_of_a_pattern_have_encodings_of_their_own() -> None:
     assert table['buckets']['table'].shape == (8, 4)
     zero = {'layer_positions_1': jax.tree.map(jnp.zeros_like, table)}
     full = {'layer_positions_1': table}
-    with_bias = logits(mixed, {'backbone': params['backbone'] | full}, tokens)
-    without = logits(mixed, {'backbone': params['backbone'] | zero}, tokens)
+    with_bias = logits(mixed, params | {'backbone': params['backbone'] | full}, tokens)
+    without = logits(mixed, params | {'backbone': params['backbone'] | zero}, tokens)
     neither = logits(plain, params, tokens)
     assert np.abs(with_bias - without).max() > 1e-3 and np.abs(without - neither).max() > 1e-3
 

@@ -6,7 +6,7 @@ import pytest
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
 from bigmodel.models import presets
-from bigmodel.models.counts import flops_per_token
+from bigmodel.models.counts import flops_per_row
 from bigmodel.models.model import build_model
 from bigmodel.models.presets import PRESETS
 from bigmodel.training.state import abstract_params
@@ -86,13 +86,13 @@ def test_flops_are_six_a_weight_and_twelve_for_attention() -> None:
     """Chowdhery et al. 2022, appendix B, by hand for GPT-2 124M; its tied table counts once."""
     model, boxed = boxed_params('gpt2-124m', 50257, 1024)
     weights = 12 * 12 * 768**2 + 50257 * 768
-    assert flops_per_token(model, boxed, 1024) == 6 * weights + 12 * 12 * 768 * 1024
+    assert flops_per_row(model, boxed, 1024) == 1024 * (6 * weights + 12 * 12 * 768 * 1024)
 
 
 def test_flops_of_an_untied_head_count_its_own_weight() -> None:
     model, boxed = boxed_params('llama-7b', 32000, 2048)
     weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 4096 * 32000
-    assert flops_per_token(model, boxed, 2048) == 6 * weights + 12 * 32 * 4096 * 2048
+    assert flops_per_row(model, boxed, 2048) == 2048 * (6 * weights + 12 * 32 * 4096 * 2048)
 
 
 def test_flops_of_experts_are_those_that_a_token_meets() -> None:
@@ -106,7 +106,7 @@ def test_flops_of_experts_are_those_that_a_token_meets() -> None:
     boxed = abstract_params(build_model(config.model, 64, 0, 'cpu'))
     dense = 4 * 4 * 64 * 64 + 4 * 3 * 64 * 96 + 64 * 64  # mixers, three experts' width, head
     weights = dense + 2 * 64 * 8  # the routers
-    assert flops_per_token(config.model, boxed, 16) == 6 * weights + 12 * 4 * 64 * 16
+    assert flops_per_row(config.model, boxed, 16) == 16 * (6 * weights + 12 * 4 * 64 * 16)
     experts = 2 * 3 * 64 * 32 * 6  # those that one token does not meet
     assert params_lib.count(boxed) == weights + experts + 9 * 64  # norms
 
