@@ -48,8 +48,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.norm = ''  # rmsnorm(plus_one=), layernorm, dyt, none
     c.model.embed_norm = ''  # of the embedded inputs, positions included
     c.model.final_norm = ''  # of the last layer's output; '': as model.norm
-    # attention(qk_norm=, weights=, gate=, …), differential, mla(rank=, …), rglru, linear_attention,
-    # retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
+    # attention(qk_norm=, weights=, gate=, …), value_residual, differential, mla(rank=, …), rglru,
+    # linear_attention, retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
     c.model.mixer = ''  # `launch.py parts mixer` lists them with their arguments
     c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=)
     c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
@@ -57,6 +57,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.encoder_depth = 0  # its layers; 0: no encoder
     c.model.encoder_pattern = ()
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
+    c.model.share = 'none'  # all: repeats of the pattern share their parameters
+    c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
     c.model.head = ''  # lm(tied=), classifier(pool=)
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
     c.model.dropout = 0.0  # of embeddings and of every branch

@@ -10,7 +10,7 @@ from typing import Any
 from bigmodel.data.packing import PACKINGS
 from bigmodel.data.sources import SOURCES
 from bigmodel.data.tokenizers import TOKENIZERS
-from bigmodel.models.backbone import REMAT
+from bigmodel.models.backbone import REMAT, SHARE
 from bigmodel.models.model import SLOTS
 from bigmodel.models.presets import PRESETS
 from bigmodel.sharding import RULES
@@ -43,6 +43,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     'model.cross': (*_KNOWN, *_ATTENTION),
     'model.block': (*_KNOWN, 'mixers', 'ffn', 'norm'),
     'model.head': _KNOWN,
+    'model.ahead': (*_KNOWN, 'block', 'norm'),
     'model.init': ('depth', 'width'),
     'model.kernel': (),
     'weights': ('num_heads', 'max_length'),
@@ -107,6 +108,7 @@ def slots() -> dict[str, Slot]:
         Slot('activation', SLOTS['activation'], lambda _: ''),  # an argument of FFNs
         Slot('weights', SLOTS['weights']),  # an argument of attention
         Slot('model.remat', REMAT, lambda _: ''),
+        Slot('model.share', SHARE, _share),
         Slot('model.size', PRESETS, _preset),
         Slot('sharding.rules', RULES, _rules),
     ]
@@ -128,6 +130,12 @@ def summary(text: str) -> str:
     sentences = re.split(r'(?<=\.)\s+(?=[A-Z`(])', ' '.join(text.split()))
     cites = [i for i, s in enumerate(sentences) if re.search(r'\b(19|20)\d\d\b', s)]
     return ' '.join(sentences[: cites[0] + 1 if cites else 1])
+
+
+def _share(scan: Mapping[str, Any]) -> str:
+    if 'variable_broadcast' in scan:
+        return 'Repetitions of the pattern share their parameters (Lan et al. 2019, ALBERT).'
+    return 'Every layer has parameters of its own.'
 
 
 def _preset(row: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ class Attention(Mixer):
 
     @nn.compact
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
-        q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD)
+        q_BLHK, k_BLGK, v_BLGK = self._project(x_BLD, context)
         norm = bind(NORMS, self.qk_norm, 'attention(qk_norm=...)', axis='head_dim')
         q_BLHK, k_BLGK = norm(name='q_norm')(q_BLHK), norm(name='k_norm')(k_BLGK)
         q_BLHK, k_BLGK = self.position.rotate(q_BLHK, k_BLGK, context)
@@ -108,7 +108,7 @@ class Attention(Mixer):
         )(o_BLHK)
         return Dropout(self.output_dropout)(y_BLD)
 
-    def _project(self, x_BLD: Array) -> tuple[Array, Array, Array]:
+    def _project(self, x_BLD: Array, context: Context) -> tuple[Array, Array, Array]:
         H, G = self.num_heads, self.num_kv_heads
         if self.fused_qkv:  # one matrix product instead of three
             qkv = self._to_heads('qkv', H + 2 * G)(x_BLD)

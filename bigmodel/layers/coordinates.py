@@ -52,7 +52,8 @@ class Context:
     `biases` holds the attention bias of every position encoding of the model, by its spec; each
     attention layer hands its kernel the one of its own as `bias`. `aligned` says that the keys are
     the queries' own tokens. It is static: whether two fields are one object is forgotten wherever a
-    transformation takes the context apart. `memory` is what cross-attention reads.
+    transformation takes the context apart. `memory` is what cross-attention reads. Layers write to
+    `carried` what later ones read (`Mixer.carries`); at first it holds zeros.
     """
 
     queries: Coordinates
@@ -61,6 +62,7 @@ class Context:
     aligned: bool = flax.struct.field(pytree_node=False, default=False)
     biases: 'dict[str, Bias | None]' = flax.struct.field(default_factory=dict)
     memory: Memory | None = None
+    carried: dict[str, Array] = flax.struct.field(default_factory=dict)
 
     def starts(self) -> Bool[Array, 'B L']:
         """Which queries are the first token of their document, where a recurrence begins anew.

@@ -15,6 +15,10 @@ class Mixer(nn.Module):
 
     contextual = False  # whether it asks its position for a `contextual_bias`
 
+    def carries(self) -> dict[str, tuple[int, ...]]:
+        """What it writes to `Context.carried` for each token: name -> shape."""
+        return {}
+
     def refusal(self) -> str:
         """Why its own fields cannot work together ('needs …, but …'), or ''."""
         return ''

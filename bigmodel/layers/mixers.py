@@ -9,9 +9,11 @@ from bigmodel.layers.linear_attention import LinearAttention, Retention
 from bigmodel.layers.recurrent import RGLRU
 from bigmodel.layers.rnn import GRU, LSTM
 from bigmodel.layers.ssm import Mamba2
+from bigmodel.layers.value_residual import ValueResidual
 
 MIXERS = {
     'attention': Attention,
+    'value_residual': ValueResidual,
     'differential': Differential,
     'mla': LatentAttention,
     'rglru': RGLRU,

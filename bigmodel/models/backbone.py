@@ -23,17 +23,38 @@ REMAT: dict[str, Any] = {
 }
 
 
+# Which repetitions of the pattern have parameters of their own.
+_OWN = {'cache': 0, LOSSES: 0}
+SHARE: dict[str, dict[str, Any]] = {
+    'none': {
+        'variable_axes': {'params': 0, **_OWN},
+        'split_rngs': {'params': True, 'dropout': True},
+    },
+    # Lan et al. 2019 (ALBERT); with a pattern, the cycle of Takase & Kiyono 2021.
+    'all': {
+        'variable_axes': _OWN,
+        'variable_broadcast': 'params',
+        'split_rngs': {'params': False, 'dropout': True},
+    },
+}
+
+# The residual stream, and what layers hand to later ones beside it.
+Carry = tuple[Float[Array, 'B L D'], dict[str, Array]]
+
+
 class Group(nn.Module):
     """One repetition of the layer pattern: the body of the scan over depth."""
 
     blocks: tuple[Callable[..., nn.Module], ...]
 
     @nn.compact
-    def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> tuple[Array, None]:
+    def __call__(self, carry: Carry, context: Context) -> tuple[Carry, None]:
+        x_BLD, carried = carry
+        context = context.replace(carried=dict(carried))
         for i, block in enumerate(self.blocks):
             x_BLD = block(name=f'block_{i}')(x_BLD, context)
             x_BLD = constrain(x_BLD, 'batch', 'length', 'features')
-        return x_BLD, None
+        return (x_BLD, context.carried), None
 
 
 class Backbone(nn.Module):
@@ -41,8 +62,9 @@ class Backbone(nn.Module):
 
     `positions` are the encodings by their spec, the model's own first; only that one adds to the
     embeddings. `blocks` is the layer pattern, repeated `repeats` times; parameters are stacked on a
-    leading 'layers' dim. `unroll` repetitions are compiled as straight code (same parameters either
-    way).
+    leading 'layers' dim, or with `share` are the same for all repetitions. `unroll` repetitions are
+    compiled as straight code (same parameters either way). `carries` is what layers hand to later
+    ones, name -> shape for each token.
     """
 
     positions: Mapping[str, Callable[..., Position]]
@@ -51,6 +73,8 @@ class Backbone(nn.Module):
     make_final_norm: Callable[..., nn.Module]
     repeats: int
     num_heads: int
+    carries: Mapping[str, tuple[int, ...]]
+    share: str = 'none'
     dropout: float = 0.0
     remat: str = 'none'
     unroll: int = 1
@@ -68,8 +92,7 @@ class Backbone(nn.Module):
             group = nn.remat(Group, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
         self.layers = nn.scan(
             group,
-            variable_axes={'params': 0, 'cache': 0, LOSSES: 0},
-            split_rngs={'params': True, 'dropout': True},
+            **SHARE[self.share],
             in_axes=nn.broadcast,
             length=self.repeats,
             unroll=self.unroll,
@@ -80,33 +103,32 @@ class Backbone(nn.Module):
     def __call__(
         self,
         x_BLD: Float[Array, 'B L D'],
+        context: Context,
+    ) -> Float[Array, 'B L D']:
+        """Runs the layers."""
+        x_BLD = self.embed_norm(self.position.embed(x_BLD, context.queries.position))
+        x_BLD = constrain(self.embed_dropout(x_BLD), 'batch', 'length', 'features')
+        B, L, _ = x_BLD.shape
+        carried = {k: jnp.zeros((B, L, *shape), x_BLD.dtype) for k, shape in self.carries.items()}
+        (x_BLD, _), _ = self.layers((x_BLD, carried), context)
+        return self.final_norm(x_BLD)
+
+    def context(
+        self,
+        shape: tuple[int, int],
         positions_BL: Int[Array, 'P L'] | None = None,
         segments_BL: Int[Array, 'B L'] | None = None,
         cache_length: int | None = None,
         memory: Memory | None = None,
-    ) -> Float[Array, 'B L D']:
-        """Runs the layers; with a mutable 'cache' collection, on keys of `cache_length` slots."""
-        context = self._context(x_BLD.shape[:2], positions_BL, segments_BL, cache_length)
-        context = context.replace(memory=memory)
-        x_BLD = self.embed_norm(self.position.embed(x_BLD, context.queries.position))
-        x_BLD = constrain(self.embed_dropout(x_BLD), 'batch', 'length', 'features')
-        x_BLD, _ = self.layers(x_BLD, context)
-        return self.final_norm(x_BLD)
-
-    def _context(
-        self,
-        shape: tuple[int, int],
-        positions_BL: Array | None,
-        segments_BL: Array | None,
-        cache_length: int | None,
     ) -> Context:
+        """Where (B, L) tokens are; with a mutable 'cache', among keys of `cache_length` slots."""
         made = (self.position, *self.layer_positions)
         biases = {k: p.bias(self.num_heads) for k, p in zip(self.positions, made, strict=True)}
         if cache_length is None:
             here = Coordinates.of(shape[1], positions_BL, segments_BL)
-            return Context(here, here, biases=biases, aligned=True)
+            return Context(here, here, biases=biases, aligned=True, memory=memory)
         past = self.past(shape, positions_BL, segments_BL, cache_length)
-        return Context(*past, biases=biases)
+        return Context(*past, biases=biases, memory=memory)
 
 
 class Past(nn.Module):

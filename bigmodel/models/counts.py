@@ -33,6 +33,7 @@ def flops_per_row(model: ConfigDict, boxed: Any, length: int, source_length: int
     pairs = _attending(layers, 'mixer') * model.depth * length**2
     pairs += _attending(layers, 'cross') * model.depth * length * source_length
     pairs += _attending(encoder, 'mixer') * model.encoder_depth * source_length**2
+    pairs += _attending(layers[-1:], 'mixer') * _tokens_ahead(boxed) * length**2
     return round(products + 12 * pairs * model.num_heads * model.head_dim)
 
 
@@ -47,18 +48,31 @@ def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[tuple[str, float]
     """How many numbers of each weight a token is multiplied with, by path."""
     sides = {'backbone': layer_specs(model), 'encoder': encoder_specs(model)}
     ffns = {k: [make(FFNS, s['ffn'], 'model.ffn') for s in v] for k, v in sides.items()}
+    last = ffns['backbone'][-1]  # of what predicts tokens ahead
     leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box)
     boxes = {params_lib.path_of(key_path): box for key_path, box in leaves}
+    times = {'head': 1 + _tokens_ahead(boxed)}
+    if model.share == 'all':
+        depths = {'backbone': model.depth, 'encoder': model.encoder_depth}
+        times |= {side: depths[side] // max(len(specs), 1) for side, specs in sides.items()}
     for path, box in boxes.items():
         if path.endswith('/weight'):
-            block = re.search(r'^(\w+)/.*/block_(\d+)/ffn/', path)
-            share = 1.0
-            if block and 'experts' in box.names[:2]:
-                share = ffns[block[1]][int(block[2])].active_share()
-            yield path, share * math.prod(box.value.shape)
+            used = times.get(path.split('/')[0], 1)
+            if 'experts' in box.names[:2]:
+                side, number = re.search(r'^(\w+)/.*?block_(\d+)/ffn/', path).groups()
+                used *= (ffns[side][int(number)] if side in sides else last).active_share()
+            yield path, used * math.prod(box.value.shape)
     head = make(HEADS, model.head, 'model.head', vocab_size=0, num_ids=0, num_labels=0)
     if getattr(head, 'tied', False):
-        yield 'inputs/tokens/table', math.prod(boxes['inputs/tokens/table'].value.shape)
+        yield (
+            'inputs/tokens/table',
+            times['head'] * math.prod(boxes['inputs/tokens/table'].value.shape),
+        )
+
+
+def _tokens_ahead(boxed: Any) -> int:
+    """How many tokens after the next are predicted, each by one more layer and use of the head."""
+    return sum(name.startswith('join_') for name in boxed.get('ahead', {}))
 
 
 def parameter_table(boxed: Any, stds: dict[str, float] | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 
 from bigmodel.errors import UserError
 from bigmodel.layers.cache import keep
-from bigmodel.layers.coordinates import Coordinates, Memory
+from bigmodel.layers.coordinates import Memory
 from bigmodel.layers.inputs import Inputs
 from bigmodel.models.backbone import Backbone
 
@@ -45,8 +45,9 @@ class Encoder(nn.Module):
             raise UserError('this model has an encoder: it needs a source')
         own = {'unroll': self.unroll} if self.unroll else {}
         x_BSD, positions = inputs(source.inputs, source.positions)
-        x_BSD = self.make_backbone(**own, name='backbone')(x_BSD, positions, source.segments)
-        return Memory(x_BSD, Coordinates.of(x_BSD.shape[1], positions, source.segments))
+        backbone = self.make_backbone(**own, name='backbone')
+        context = backbone.context(x_BSD.shape[:2], positions, source.segments)
+        return Memory(backbone(x_BSD, context), context.keys)
 
 
 class NoEncoder(nn.Module):

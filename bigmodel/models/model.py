@@ -29,11 +29,12 @@ from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.layers.weights import WEIGHTS
-from bigmodel.models.backbone import REMAT, Backbone
+from bigmodel.models.ahead import AHEADS
+from bigmodel.models.backbone import REMAT, SHARE, Backbone
 from bigmodel.models.encoder import Encoder, NoEncoder, Source
 from bigmodel.models.heads import HEADS
 from bigmodel.models.stack import Layer, bind_positions, build_encoder, build_layers, kernel_names
-from bigmodel.specs import bind, make
+from bigmodel.specs import bind, make, parse
 
 SLOTS: dict[str, Mapping[str, Any]] = {
     'inputs': INPUTS,
@@ -45,6 +46,7 @@ SLOTS: dict[str, Mapping[str, Any]] = {
     'cross': CROSSES,
     'block': BLOCKS,
     'head': HEADS,
+    'ahead': AHEADS,
     'init': INITS,
     'kernel': KERNELS,
     'activation': ACTIVATIONS,
@@ -62,12 +64,14 @@ class Model(nn.Module):
     make_backbone: Callable[..., Backbone]
     make_head: Callable[..., nn.Module]
     make_encoder: Callable[..., nn.Module]
+    make_ahead: Callable[..., nn.Module]
 
     def setup(self) -> None:
         self.inputs = self.make_inputs()
         self.encoder = self.make_encoder()
         self.backbone = self.make_backbone()
         self.head = self.make_head()
+        self.ahead = self.make_ahead()
 
     def __call__(
         self,
@@ -80,8 +84,11 @@ class Model(nn.Module):
         """The head's outputs: logits_BLV of an LM, logits_BC of a classifier."""
         memory = self.encoder(self.inputs, source)
         x_BLD, positions = self.inputs(inputs, positions)
-        x_BLD = self.backbone(x_BLD, positions, segments, cache_length, memory)
-        return self.head(x_BLD, self.inputs, segments)
+        context = self.backbone.context(x_BLD.shape[:2], positions, segments, cache_length, memory)
+        x_BLD = self.backbone(x_BLD, context)
+        unembed = partial(self.head, inputs=self.inputs, segments_BL=segments)
+        self.ahead(x_BLD, inputs, context, self.inputs, unembed)
+        return unembed(x_BLD)
 
     @nn.nowrap
     def example(self, length: int = 1) -> tuple[Array, Source | None]:
@@ -111,6 +118,7 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
         partial(Encoder, _backbone(model, encoder, known, model.encoder_depth))
         if encoder
         else NoEncoder,
+        _ahead(model, layers, known),
     )
 
 
@@ -132,10 +140,33 @@ def _backbone(
         make_final_norm=bind(NORMS, model.final_norm, 'model.final_norm', axis='embed'),
         repeats=repeats,
         num_heads=model.num_heads,
+        carries=dict(carried for layer in layers for carried in layer.carries.items()),
+        share=model.share,
         dropout=model.dropout,
         remat=model.remat,
         unroll=min(model.unroll or (repeats if repeats <= 8 else 1), repeats),
     )
+
+
+def _ahead(
+    model: ConfigDict, layers: tuple[Layer, ...], known: Mapping[str, Any]
+) -> Callable[..., nn.Module]:
+    norm = bind(NORMS, model.norm, 'model.norm', axis='embed')
+    block = layers[-1].make
+    ahead = bind(AHEADS, model.ahead, 'model.ahead', block=block, norm=norm, **known)
+    if 'block' in ahead.keywords:
+        blind = all(layer.causal for layer in layers)
+        if not blind or not hasattr(HEADS[parse(model.head).name], 'tied'):
+            raise UserError(
+                f'model.ahead={model.ahead!r} predicts later tokens: it needs causal masks and '
+                f'model.head=lm, not {model.head!r}'
+            )
+        if layers[-1].carries:
+            raise UserError(
+                f'model.ahead={model.ahead!r} has a layer like the last one, but '
+                f'model.mixer={layers[-1].specs["mixer"]!r} reads earlier layers'
+            )
+    return ahead
 
 
 def make_init(model: ConfigDict) -> Parametrisation:
@@ -250,7 +281,8 @@ def padded_vocab(configured: int, tokenizer: int) -> int:
 
 
 def _check_choices(model: ConfigDict) -> None:
-    if model.remat not in REMAT:
-        raise unknown('model.remat', model.remat, REMAT)
+    for key, table in (('remat', REMAT), ('share', SHARE)):
+        if model[key] not in table:
+            raise unknown(f'model.{key}', model[key], table)
     if not 0 <= model.dropout < 1:
         raise UserError(f'model.dropout={model.dropout} must be in [0, 1)')

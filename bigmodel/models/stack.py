@@ -31,6 +31,7 @@ class Layer:
     make: Callable[..., nn.Module]
     kernel: str  # '' for a mixer that has none
     causal: bool  # whether its mask is
+    carries: Mapping[str, tuple[int, ...]]  # what its mixer hands to later layers
 
 
 def layer_specs(model: ConfigDict) -> tuple[dict[str, str], ...]:
@@ -165,7 +166,7 @@ def _layer(
     _refuse(ffn().refusal(), 'model.ffn', specs['ffn'])
     norm = bind(NORMS, specs['norm'], 'model.norm', axis='embed')
     block = bind(BLOCKS, specs['block'], 'model.block', mixers=mixers, ffn=ffn, norm=norm, **known)
-    return Layer(specs, block, kernel, mask.causal)
+    return Layer(specs, block, kernel, mask.causal, mixer().carries())
 
 
 def _attention_fields(model: ConfigDict) -> dict[str, Any]:

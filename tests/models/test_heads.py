@@ -29,7 +29,9 @@ CLOSE = {'rtol': 1e-4, 'atol': 1e-4}
 
 def residual(model: Model, params: Any, tokens: jax.Array) -> jax.Array:
     """What the backbone hands to the head."""
-    run = nn.apply(lambda m: m.backbone(*m.inputs(tokens)), model)
+    run = nn.apply(
+        lambda m: m.backbone(m.inputs(tokens)[0], m.backbone.context(tokens.shape)), model
+    )
     return quick_jit(lambda p: run({'params': p}))(params)
 
 

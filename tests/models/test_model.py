@@ -257,6 +257,59 @@ def test_layers_are_stacked_on_a_leading_dim() -> None:
         assert (box.names[0], box.value.shape[0]) == ('layers', 3)
 
 
+def test_shared_layers_are_layers_with_equal_parameters() -> None:
+    shared = small_model(LENGTH, depth=4, share='all', pattern=('window(4)', 'causal'))
+    apart = small_model(LENGTH, depth=4, pattern=('window(4)', 'causal'))
+    params, tokens = random_params(shared), random_tokens(1, LENGTH)
+    layers = params['backbone']['layers']
+    twice = jax.tree.map(lambda w: jnp.stack([w, w]), layers)
+    unshared = params | {'backbone': params['backbone'] | {'layers': twice}}
+    want = logits(apart, unshared, tokens)
+    np.testing.assert_allclose(logits(shared, params, tokens), want, **CLOSE)
+    _, grads = loss_and_gradients(shared, params)
+    _, each = loss_and_gradients(apart, unshared)
+    summed = jax.tree.map(lambda g: g.sum(0), each['backbone']['layers'])
+    assert_trees_close(grads['backbone']['layers'], summed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('remat', ['none', 'full'])
+def test_value_residual_mixes_in_the_values_of_its_first_layer(remat: str) -> None:
+    """By hand, on layers of which the first has another mixer."""
+    layers = {'value': 'layer(mixer="value_residual")', 'plain': 'layer(mixer="attention")'}
+    pattern = (layers['plain'], layers['value'], layers['value'])
+    model = small_model(LENGTH, depth=3, pattern=pattern, position='none', remat=remat)
+    params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
+    parts, here = params['backbone'], Coordinates.of(LENGTH)
+    x, first = params['inputs']['tokens']['table'][tokens], None
+    for i in range(3):
+        layer = jax.tree.map(lambda w: w[0], parts['layers'][f'block_{i}'])
+        attention = small_model(LENGTH, position='none').make_backbone.keywords['blocks'][0]()
+        mixer = dict(layer['mixer'])
+        if i:
+            h = NORMS['rmsnorm'](1e-5).apply({'params': layer['mixer_norm']}, x)
+            first = jnp.einsum('BLD,DGK->BLGK', h, mixer['v']['weight']) if i == 1 else first
+            # λ₁·v₁ + λ₂·v is linear in v: as a matrix it is λ₂·W, plus what no matrix of h gives.
+            own = jnp.einsum('BLD,DGK->BLGK', h, mixer['v']['weight'])
+            v = mixer.pop('first_share') * first + mixer.pop('own_share') * own
+            x = by_hand(attention, layer | {'mixer': mixer}, x, v, here)
+        else:
+            x = attention.apply({'params': layer}, x, Context(here, here))
+    x = x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-5) * parts['final_norm']['scale']
+    want = x @ params['inputs']['tokens']['table'].T
+    np.testing.assert_allclose(quick_jit(lambda: apply(model, params, tokens))(), want, **CLOSE)
+
+
+def by_hand(block: nn.Module, params: Any, x: jax.Array, v: jax.Array, here: Coordinates) -> Any:
+    """A block whose attention is given its values."""
+    h = NORMS['rmsnorm'](1e-5).apply({'params': params['mixer_norm']}, x)
+    q, k = (jnp.einsum('BLD,DHK->BLHK', h, params['mixer'][n]['weight']) for n in 'qk')
+    o = Reference()(q, k, v, MASKS['causal'](), Context(here, here))
+    x = x + jnp.einsum('BLHK,HKD->BLD', o, params['mixer']['out']['weight'])
+    h = NORMS['rmsnorm'](1e-5).apply({'params': params['ffn_norm']}, x)
+    ffn = block.ffn()
+    return x + ffn.apply({'params': params['ffn']}, h)
+
+
 def test_a_model_is_its_blocks_in_the_order_of_their_stack() -> None:
     """Embed, layer 0, layer 1, layer 2, normalise, unembed: by hand, without scan."""
     model = small_model(LENGTH, depth=3, position='sinusoidal')
@@ -377,6 +430,10 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'block': 'sandwitch'}, "unknown model.block 'sandwitch'"),
         ({'head': 'lmm'}, "unknown model.head 'lmm'. Did you mean 'lm'"),
         ({'head': 'classifier'}, 'needs labelled data'),
+        ({'share': 'some'}, "unknown model.share 'some'"),
+        ({'ahead': 'mpt'}, "unknown model.ahead 'mpt'. Did you mean 'mtp'"),
+        ({'ahead': 'mtp', 'mask': 'full'}, 'needs causal masks and model.head=lm'),
+        ({'ahead': 'mtp', 'mixer': 'value_residual'}, "model.mixer='value_residual' reads earlier"),
         ({'init': 'gpt3'}, "unknown model.init 'gpt3'. Did you mean 'gpt2'"),
         ({'kernel': 'fused', 'mixer': 'attention(dropout=0.1)'}, 'cannot serve this model'),
         ({'kernel': 'fused', 'mixer': 'attention(weights="sinks")'}, 'needs softmax weights, but'),
