@@ -155,12 +155,12 @@ def _ahead(
     block = layers[-1].make
     ahead = bind(AHEADS, model.ahead, 'model.ahead', block=block, norm=norm, **known)
     if 'block' in ahead.keywords:
-        blind = all(layer.causal for layer in layers)
-        if not blind or not hasattr(HEADS[parse(model.head).name], 'tied'):
-            raise UserError(
-                f'model.ahead={model.ahead!r} predicts later tokens: it needs causal masks and '
-                f'model.head=lm, not {model.head!r}'
-            )
+        why = f'model.ahead={model.ahead!r} predicts later tokens'
+        if not hasattr(HEADS[parse(model.head).name], 'tied'):
+            raise UserError(f"{why}: it needs model.head='lm', not {model.head!r}")
+        for layer in layers:
+            if not layer.causal:
+                raise UserError(f'{why}, which model.mask={layer.specs["mask"]!r} shows')
         if layers[-1].carries:
             raise UserError(
                 f'model.ahead={model.ahead!r} has a layer like the last one, but '

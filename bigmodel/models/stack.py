@@ -88,7 +88,10 @@ def build_layers(model: ConfigDict, known: Mapping[str, Any], platform: str) -> 
 
 def build_encoder(model: ConfigDict, known: Mapping[str, Any], platform: str) -> tuple[Layer, ...]:
     """`build_layers` of the encoder; () without one."""
-    layers = tuple(_layer(model, specs, known, platform) for specs in encoder_specs(model))
+    try:
+        layers = tuple(_layer(model, specs, known, platform) for specs in encoder_specs(model))
+    except UserError as e:
+        raise UserError(f'the encoder, whose layers model.encoder_pattern changes: {e}') from e
     if layers and not any(specs['cross'] for specs in layer_specs(model)):
         raise UserError(
             f'model.encoder_depth={model.encoder_depth}, but no layer of the decoder reads the '

@@ -432,7 +432,7 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'head': 'classifier'}, 'needs labelled data'),
         ({'share': 'some'}, "unknown model.share 'some'"),
         ({'ahead': 'mpt'}, "unknown model.ahead 'mpt'. Did you mean 'mtp'"),
-        ({'ahead': 'mtp', 'mask': 'full'}, 'needs causal masks and model.head=lm'),
+        ({'ahead': 'mtp', 'mask': 'full'}, "predicts later tokens, which model.mask='full' shows"),
         ({'ahead': 'mtp', 'mixer': 'value_residual'}, "model.mixer='value_residual' reads earlier"),
         ({'init': 'gpt3'}, "unknown model.init 'gpt3'. Did you mean 'gpt2'"),
         ({'kernel': 'fused', 'mixer': 'attention(dropout=0.1)'}, 'cannot serve this model'),

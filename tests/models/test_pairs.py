@@ -1,0 +1,116 @@
+"""Every two values of two slots: the model trains, or is refused by a sentence that names both."""
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel.errors import UserError
+from bigmodel.models.heads import HEADS
+from bigmodel.models.model import SLOTS, Model, apply_with_losses
+from tests.small import quick_jit, random_params, random_tokens, small_model, unboxed_shapes
+
+LENGTH, LABELS = 8, 3
+# Of parts that need some, or whose defaults are for longer rows.
+ARGUMENTS = {
+    'window': '(4)',
+    'chunked': '(4)',
+    'prefix': '(4)',
+    't5': '(num_buckets=8, max_distance=10)',
+}
+# Slots that are arguments of others.
+INSIDE = {
+    'activation': lambda name: ('ffn', f'mlp(activation="{name}")'),
+    'weights': lambda name: ('mixer', f'attention(weights="{name}")'),
+}
+ENCODER = {'encoder_depth': 2, 'encoder_pattern': ('layer(mixer="attention")',)}
+SINGLE = ('inputs',)  # one value, or a batch of another kind
+Choice = tuple[str, str]  # slot of the config, spec
+
+
+def choices(slot: str) -> list[Choice]:
+    """The values of a slot as what the config says."""
+    make = INSIDE.get(slot, lambda name: (slot, name + ARGUMENTS.get(name, '')))
+    return [make(name) for name in SLOTS[slot]]
+
+
+ALL = {slot: choices(slot) for slot in SLOTS if slot not in SINGLE}
+PAIRS = [
+    (one, two)
+    for a, b in itertools.combinations(ALL, 2)
+    for one, two in itertools.product(ALL[a], ALL[b])
+    if one[0] != two[0]
+]
+
+
+@functools.cache
+def build(chosen: frozenset[Choice]) -> Model | str:
+    """The model with these values, or why it is refused."""
+    values = {'position': 'none', 'num_kv_heads': 4} | dict(chosen)
+    values |= ENCODER if 'cross' in values else {}
+    labels = 0 if hasattr(HEADS[values.get('head', 'lm').split('(')[0]], 'tied') else LABELS
+    try:
+        return small_model(LENGTH, labels, **values)
+    except UserError as e:
+        return str(e)
+
+
+@functools.cache
+def accepted() -> list[tuple[Choice, Choice]]:
+    return [pair for pair in PAIRS if isinstance(build(frozenset(pair)), Model)]
+
+
+def test_what_cannot_be_is_refused_by_a_sentence_that_names_both() -> None:
+    for pair in set(PAIRS) - set(accepted()):
+        sentence = build(frozenset(pair))
+        for slot, spec in pair:
+            name = spec.split('(')[0]
+            assert f'model.{slot}' in sentence or name in sentence, (pair, sentence)
+
+
+def covering() -> list[frozenset[Choice]]:
+    """Few models in which every accepted pair occurs: each grows by what adds the most pairs."""
+    left, found = dict.fromkeys(frozenset(pair) for pair in accepted()), []
+    while left:
+        chosen = set(next(iter(left)))
+        taken = {slot for slot, _ in chosen}
+
+        def new_pairs(choice: Choice, chosen: set[Choice] = chosen) -> int:
+            return sum(frozenset([choice, old]) in left for old in chosen)
+
+        for values in sorted(ALL.values(), key=len, reverse=True):
+            for choice in sorted(values, key=new_pairs, reverse=True):
+                useful = choice[0] not in taken and new_pairs(choice)
+                if useful and isinstance(build(frozenset([*chosen, choice])), Model):
+                    chosen.add(choice)
+                    taken.add(choice[0])
+                    break
+        for pair in itertools.combinations(chosen, 2):
+            left.pop(frozenset(pair), None)
+        found.append(frozenset(chosen))
+    return found
+
+
+def loss(model: Model, params: Any, tokens: jax.Array) -> jax.Array:
+    _, source = jax.tree.map(lambda x: jnp.repeat(x, len(tokens), 0), model.example(LENGTH))
+    outputs, losses = apply_with_losses(model, params, tokens, source=source)
+    return jnp.mean(jax.nn.logsumexp(outputs, -1)) + sum(losses.values(), jnp.float32(0))
+
+
+def test_every_accepted_pair_trains() -> None:
+    """All are traced with their gradients; some are also computed."""
+    tokens = jnp.asarray(random_tokens(2, LENGTH))
+    for i, chosen in enumerate(covering()):
+        model = build(chosen)
+        step = jax.value_and_grad(functools.partial(loss, model))
+        try:
+            jax.eval_shape(step, unboxed_shapes(model), tokens)
+            if i % 30 == 0:
+                value, grads = quick_jit(step)(random_params(model), tokens)
+                assert np.isfinite(value)
+                assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+        except Exception as e:
+            raise AssertionError(f'{sorted(chosen)} does not train') from e
