@@ -23,6 +23,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.data = ConfigDict()
     c.data.source = 'pystdlib'  # pystdlib, tfds("name"), text, jsonl, or a probe: data/probes.py
     c.data.path = ''  # glob of files, for text and jsonl
+    # What becomes of an example's fields (data/formats.py): text(text=, label=), pair, score, tags,
+    c.data.format = 'text'  # span, choices, prompt(prompt=, response=), chat(template=), preference
     c.data.tokenizer = 'bytes'  # bytes, chars, hf("tokenizer.json")
     c.data.packing = 'stream'  # stream, first_fit, windows, pad: bigmodel/data/packing.py
     c.data.seq_len = 256  # tokens a row

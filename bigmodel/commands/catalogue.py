@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bigmodel.data.formats import FORMATS
 from bigmodel.data.packing import PACKINGS
 from bigmodel.data.sources import SOURCES
 from bigmodel.data.tokenizers import TOKENIZERS
@@ -51,6 +52,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     'optimizer.name': ('axes',),
     'schedule': ('step', 'num_steps'),
     'data.source': ('split', 'path', 'cache_dir'),
+    'data.format': (),
     'data.tokenizer': ('training',),
     'data.packing': ('store', 'length', 'overlap'),
 }
@@ -102,7 +104,12 @@ def slots() -> dict[str, Slot]:
         if name not in ('activation', 'weights')
     }
     parts |= {'task': TASKS, 'optimizer.name': OPTIMIZERS, 'schedule': SCHEDULES}
-    parts |= {'data.source': SOURCES, 'data.tokenizer': TOKENIZERS, 'data.packing': PACKINGS}
+    parts |= {
+        'data.source': SOURCES,
+        'data.format': FORMATS,
+        'data.tokenizer': TOKENIZERS,
+        'data.packing': PACKINGS,
+    }
     found = [Slot(key, table) for key, table in parts.items()]
     found += [
         Slot('activation', SLOTS['activation'], lambda _: ''),  # an argument of FFNs

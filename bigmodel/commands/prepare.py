@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepares the splits that the config reads and says what was written."""
-    from bigmodel.data.sources import build_source
+    from bigmodel.data.sources import build_documents
     from bigmodel.data.store import open_store
     from bigmodel.data.tokenizers import train_bpe
 
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         path = pathlib.Path(args.train_bpe)
         if path.suffix != '.json':
             raise UserError(f'--train_bpe={path} must end in .json')
-        train_bpe(build_source(config.data, 'train'), args.vocab_size, str(path))
+        train_bpe(build_documents(config.data, 'train'), args.vocab_size, str(path))
         print(f'wrote {path}; use it with --config.data.tokenizer=\'hf("{path}")\'')
         return 0
     named = [s for s in args.splits.split(',') if s]

@@ -4,14 +4,13 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from bigmodel.data import atomic
+from bigmodel.data.documents import Documents
 from bigmodel.data.plain_tokenizers import FILE, Ids, ints, utf8
-from bigmodel.data.source import Source
 from bigmodel.errors import UserError
 
 OPTIONS_FILE = 'tokenizer_config.json'  # where Hugging Face's tools also keep these two names
@@ -64,9 +63,10 @@ class HfTokenizer:
         key = f'{self.bos_id} {self.eos_id} {self.text}'
         return 'hf-1-' + hashlib.sha256(utf8(key)).hexdigest()
 
-    def encode(self, text: str) -> np.ndarray:
-        """The ids of `text`; names of specials inside the text are plain text."""
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+    def encode(self, text: str, special: bool = False) -> np.ndarray:
+        """The ids of `text`; only in `special` text names of specials stand for their id."""
+        tokenizer = self._with_specials if special else self._tokenizer
+        return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
 
     def decode(self, ids: Ids) -> str:
         """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
@@ -86,7 +86,16 @@ class HfTokenizer:
         self.__dict__.update(state)
 
     @functools.cached_property
+    def _with_specials(self) -> Any:
+        tokenizer = self._open()
+        tokenizer.encode_special_tokens = False
+        return tokenizer
+
+    @functools.cached_property
     def _tokenizer(self) -> Any:
+        return self._open()
+
+    def _open(self) -> Any:
         import tokenizers
 
         try:
@@ -120,8 +129,8 @@ def read_hf(path: str, bos: str = 'auto', eos: str = 'auto') -> HfTokenizer:
         ) from None
 
 
-def train_bpe(source: Source, vocab_size: int, path: str) -> HfTokenizer:
-    """Trains a byte-level BPE of `vocab_size` entries on a source and writes it to `path`."""
+def train_bpe(documents: Documents, vocab_size: int, path: str) -> HfTokenizer:
+    """Trains a byte-level BPE of `vocab_size` entries on documents and writes it to `path`."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -137,11 +146,7 @@ def train_bpe(source: Source, vocab_size: int, path: str) -> HfTokenizer:
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(source), trainer, length=len(source))
+    tokenizer.train_from_iterator(documents.texts(), trainer, length=len(documents))
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path))
     return read_hf(str(path))
-
-
-def _texts(source: Source) -> Iterator[str]:
-    return (source[i]['text'] for i in range(len(source)))

@@ -1,4 +1,4 @@
-"""Local JSONL files: each line is a document, with an optional label."""
+"""Local JSONL files: each line is an example."""
 
 import dataclasses
 import functools
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel.data import files
+from bigmodel.data.fields import lookup
 from bigmodel.data.order import mix
-from bigmodel.data.plain_tokenizers import utf8
 from bigmodel.data.source import Source
 from bigmodel.data.splits import SPLITS, share_out_hashes
 from bigmodel.data.text_source import require_split
-from bigmodel.errors import UserError, nearest
+from bigmodel.errors import UserError
 
 MAX_LABELS = 1 << 16
 
@@ -31,7 +31,7 @@ class Lines(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class JsonlSource(Source):
-    """The lines of the files of `path`: fields `text`, and `label` (a string or a class number).
+    """The lines of the files of `path`, each a JSON object; classes are strings or numbers.
 
     With '{split}' in the path, each split has its own files; otherwise `validation` and `test` are
     shares of the lines, by a hash of their number. Blank lines are skipped.
@@ -39,8 +39,6 @@ class JsonlSource(Source):
 
     split: str
     path: str
-    text: str = 'text'
-    label: str = ''
     validation: float = 0.1
     test: float = 0.0
 
@@ -51,39 +49,38 @@ class JsonlSource(Source):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of the files' contents, their names and this source's arguments."""
-        salt = f'jsonl {self.text} {self.label} {self.validation} {self.test}'
+        """A hash of the files' contents, their names and the shares."""
+        salt = f'jsonl {self.validation} {self.test}'
         return files.content_hash(self.path, salt)
 
     def quick_key(self) -> str:
         """From the files' sizes and times."""
         return files.quick_key(self.path)
 
-    @functools.cached_property
-    def label_names(self) -> tuple[str, ...]:
+    @functools.lru_cache(maxsize=1)  # noqa: B019  (a source is small, and there are few)
+    def class_names(self, field: str) -> tuple[str, ...]:
         """The labels of all splits: sorted strings, or the class numbers up to the largest."""
-        if not self.label:
-            return ()
         found: dict[Any, str] = {}  # label -> where it was first seen
         for path in files.find_all(self.path):
             for number, _, line in _lines(path):
-                found.setdefault(self._label(path, number, line), f'{path}:{number}')
+                where = f'{path}:{number}'
+                value = lookup(_object(where, line), field, where)
+                for label in value if isinstance(value, list) else [value]:
+                    found.setdefault(_label(label, where), where)
         return _names(found)
 
     def __len__(self) -> int:
         return len(self._index.file)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        where = [int(column[index]) for column in self._index]
-        path, number = self._files[where[0]], where[1]
-        with open(path, 'rb') as file:
-            file.seek(where[2])
-            line = file.read(where[3])
-        text = _field(path, number, line, self.text)
-        if not isinstance(text, str):
-            raise UserError(f'{path}:{number}: field {self.text!r} is not a string')
-        _check_unicode(path, number, text)
-        return {'text': text} | ({'label': self._class(path, number, line)} if self.label else {})
+        file, _, start, size = (int(column[index]) for column in self._index)
+        with open(self._files[file], 'rb') as lines:
+            lines.seek(start)
+            return _object(self.place(index), lines.read(size))
+
+    def place(self, index: int) -> str:
+        """File and line."""
+        return f'{self._files[int(self._index.file[index])]}:{int(self._index.number[index])}'
 
     @functools.cached_property
     def _files(self) -> list[pathlib.Path]:
@@ -103,23 +100,6 @@ class JsonlSource(Source):
         codes = share_out_hashes(mix(np.arange(len(found))), shares)
         return Lines(*columns[:, codes == SPLITS.index(self.split)])
 
-    @functools.cached_property
-    def _class_of(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.label_names)}
-
-    def _class(self, path: pathlib.Path, number: int, line: bytes) -> int:
-        return self._class_of[str(self._label(path, number, line))]
-
-    def _label(self, path: pathlib.Path, number: int, line: bytes) -> int | str:
-        label = _field(path, number, line, self.label)
-        if type(label) not in (int, str):
-            raise UserError(f'{path}:{number}: label {label!r} is neither a string nor an integer')
-        if isinstance(label, int) and not 0 <= label < MAX_LABELS:
-            raise UserError(
-                f'{path}:{number}: label {label} is not a class number (0 to {MAX_LABELS - 1})'
-            )
-        return label
-
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, int, bytes]]:
     """Yields (1-based number, first byte, line) of the lines that are not blank."""
@@ -134,28 +114,24 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, int, bytes]]:
         raise UserError(f'{path} is empty')
 
 
-def _field(path: pathlib.Path, number: int, line: bytes, field: str) -> Any:
+def _object(where: str, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line.decode('utf-8'))
     except UnicodeDecodeError as e:
-        raise files.not_utf8(f'{path}:{number}', e) from e
+        raise files.not_utf8(where, e) from e
     except json.JSONDecodeError as e:
-        raise UserError(f'{path}:{number}: not JSON: {e.msg} at column {e.colno}') from e
+        raise UserError(f'{where}: not JSON: {e.msg} at column {e.colno}') from e
     if not isinstance(row, dict):
-        raise UserError(f'{path}:{number}: a line must be a JSON object such as {{"text": "..."}}')
-    if field not in row:
-        raise UserError(
-            f'{path}:{number}: no field {field!r}.{nearest(field, row)} '
-            f'Fields there: {", ".join(row) or "none"}'
-        )
-    return row[field]
+        raise UserError(f'{where}: a line must be a JSON object such as {{"text": "..."}}')
+    return row
 
 
-def _check_unicode(path: pathlib.Path, number: int, text: str) -> None:
-    try:
-        utf8(text)
-    except UserError as e:
-        raise UserError(f'{path}:{number}: {e}') from e
+def _label(label: Any, where: str) -> int | str:
+    if type(label) not in (int, str):
+        raise UserError(f'{where}: label {label!r} is neither a string nor an integer')
+    if isinstance(label, int) and not 0 <= label < MAX_LABELS:
+        raise UserError(f'{where}: label {label} is not a class number (0 to {MAX_LABELS - 1})')
+    return label
 
 
 def _names(found: dict[Any, str]) -> tuple[str, ...]:

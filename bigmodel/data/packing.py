@@ -3,7 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from bigmodel import specs
 from bigmodel.data.first_fit import assign_rows
@@ -17,8 +17,10 @@ class Examples(Protocol):
 
     tokens int32 (n, length); segments int32 (n, length), 1-based number of the document within the
     row, 0 where the row is padding; positions int32 (n, length), from 0 in each piece of a
-    document; label int32 (n,) where a row is one labelled document (or a piece of one); weights
-    float32 (n, length) where not every token's prediction counts alike.
+    document; label (n,), int32 classes or float32 numbers, where a row is one labelled document (or
+    a piece of one); marks int32 (n, length) where the format has them, 0 in padding; weights
+    float32 (n, length) where not every token's prediction counts alike. Where an example is a group
+    of g documents, arrays are (n, g, length), but for the label.
     """
 
     length: int
@@ -81,6 +83,9 @@ class Stream:
             last = self.store.num_tokens - 1
             tokens = np.where(inside, self.store.gather(np.minimum(where, last)), self.store.pad_id)
         rows = {'tokens': tokens.astype(np.int32)}
+        if self.store.marked:
+            marks = self.store.marks(np.minimum(where, self.store.num_tokens - 1))
+            rows['marks'] = marks.astype(np.int32) * inside
         return rows | self._segments(starts, inside) if self.segments else rows
 
     def _segments(self, starts: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
@@ -109,7 +114,7 @@ class Pieces:
         starts: Int[np.ndarray, 'pieces'],
         sizes: Int[np.ndarray, 'pieces'],
         row_offsets: Int[np.ndarray, 'rows_1'],
-        labels: Int[np.ndarray, 'rows'] | None = None,
+        labels: Shaped[np.ndarray, 'rows'] | None = None,
         num_truncated: int = 0,
     ) -> None:
         self.store, self.length, self.num_truncated = store, length, num_truncated
@@ -145,11 +150,34 @@ class Pieces:
         shape = (len(indices), self.length)
         tokens = np.full(shape, self.store.pad_id, np.int32)
         segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        tokens.ravel()[target] = self.store.gather(self._starts[piece][owner] + position)
+        source = self._starts[piece][owner] + position
+        tokens.ravel()[target] = self.store.gather(source)
         segments.ravel()[target] = number[owner]
         positions.ravel()[target] = position
         rows = {'tokens': tokens, 'segments': segments, 'positions': positions}
+        if self.store.marked:
+            rows['marks'] = np.zeros(shape, np.int32)
+            rows['marks'].ravel()[target] = self.store.marks(source)
         return rows if self._labels is None else rows | {'label': self._labels[indices]}
+
+
+class Groups:
+    """Rows of which `group` successive ones are one example."""
+
+    def __init__(self, rows: Pieces, group: int) -> None:
+        self.rows, self.group, self.length = rows, group, rows.length
+        self.num_truncated, self.labelled = rows.num_truncated, rows.labelled
+        self.padding_share = rows.padding_share
+
+    def __len__(self) -> int:
+        return len(self.rows) // self.group
+
+    def take(self, indices: Int[np.ndarray, 'n']) -> dict[str, np.ndarray]:
+        """The examples at `indices`."""
+        of = np.asarray(indices, np.int64)[:, None] * self.group + np.arange(self.group)
+        rows = self.rows.take(of.ravel())
+        rows = {k: v.reshape(*of.shape, *v.shape[1:]) for k, v in rows.items()}
+        return rows | ({'label': rows['label'][:, 0]} if self.labelled else {})
 
 
 def first_fit(store: TokenStore, length: int, overlap: int = 0) -> Pieces:
@@ -168,8 +196,11 @@ def windows(store: TokenStore, length: int, overlap: int = 0) -> Pieces:
     return Pieces(store, length, starts, sizes, np.arange(len(starts) + 1), labels)
 
 
-def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces:
-    """One document a row, with its label; longer ones are a UserError unless `truncate`."""
+def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces | Groups:
+    """One document a row, with its label; longer ones are a UserError unless `truncate`.
+
+    Documents of one example stay together.
+    """
     sizes = np.diff(store.offsets)
     longer = int((sizes > length).sum())
     if longer and not truncate:
@@ -178,10 +209,12 @@ def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces:
             f'longer than {length} tokens (the longest has {sizes.max()}); use '
             f"data.packing='pad(truncate=True)', 'windows', or a larger data.seq_len"
         )
-    keep = np.flatnonzero(sizes)
+    whole = (sizes.reshape(-1, store.group) > 0).all(1)
+    keep = np.flatnonzero(np.repeat(whole, store.group))
     labels = None if store.labels is None else store.labels[keep]
     starts, sizes = store.offsets[keep], np.minimum(sizes[keep], length)
-    return Pieces(store, length, starts, sizes, np.arange(len(keep) + 1), labels, longer)
+    rows = Pieces(store, length, starts, sizes, np.arange(len(keep) + 1), labels, longer)
+    return rows if store.group == 1 else Groups(rows, store.group)
 
 
 PACKINGS = {'stream': Stream, 'first_fit': first_fit, 'windows': windows, 'pad': pad}
@@ -191,6 +224,11 @@ def build_examples(spec: str, store: TokenStore, length: int, overlap: int = 0) 
     """The packing that `spec` names, over `store`, in rows of `length` tokens."""
     if not 0 <= overlap < length:
         raise UserError(f'data.seq_len: rows of {length} tokens cannot overlap by {overlap}')
+    if store.group > 1 and specs.parse(spec, 'data.packing').name != 'pad':
+        raise UserError(
+            f'data.packing={spec!r} would tear apart the {store.group} documents of an example; '
+            f"use 'pad'"
+        )
     context = {'store': store, 'length': length, 'overlap': overlap}
     return specs.make(PACKINGS, spec, 'data.packing', **context)
 

@@ -203,7 +203,7 @@ def _unlabelled(data_config: ConfigDict, store: TokenStore | ProbeRows) -> UserE
     if not store.label_names:
         return UserError(
             f'this task needs labels, and data.source={data_config.source!r} has none'
-            " (jsonl and tfds take label='field')"
+            ' (data.format=\'text(label="field")\' names them)'
         )
     return UserError(
         f'this task needs labels, and data.packing={data_config.packing!r} mixes documents; '

@@ -23,7 +23,7 @@ class ByteTokenizer:
     bos_id, eos_id, pad_id = 256, 257, 0
     fingerprint = 'bytes-1'
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, special: bool = False) -> np.ndarray:
         """The bytes of `text`; raises UserError for text that has no UTF-8 form."""
         return np.frombuffer(utf8(text), np.uint8)
 
@@ -54,7 +54,7 @@ class CharTokenizer:
         """A hash of the vocabulary."""
         return 'chars-1-' + hashlib.sha256(utf8(self.characters)).hexdigest()
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, special: bool = False) -> np.ndarray:
         """The ids of `text`; raises UserError for a character that the vocabulary lacks."""
         codes = np.frombuffer(utf8(text, 'utf-32-le'), np.uint32)
         ids = np.minimum(np.searchsorted(self._codes, codes), self.vocab_size - 1)

@@ -14,20 +14,22 @@ from typing import Any
 import numpy as np
 
 from bigmodel.data import atomic
+from bigmodel.data.documents import Documents
+from bigmodel.data.formats import Document
 from bigmodel.data.plain_tokenizers import utf8
-from bigmodel.data.source import Source
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 
-CODE_VERSION = 1  # part of every fingerprint: raise it when the same input gives other files
+CODE_VERSION = 2  # part of every fingerprint: raise it when the same input gives other files
 META, OFFSETS, LABELS = 'meta.json', 'offsets.npy', 'labels.npy'
+MARK = 'uint16'  # of a token's mark
 SHARD_BYTES = 16 << 20  # of text
 MAX_SHARDS = 1024
 PARALLEL_BYTES = 48 << 20  # below this, starting processes costs more than they save
 
 
 def prepare(
-    source: Source, tokenizer: Tokenizer, folder: pathlib.Path, fingerprint: str, workers: int
+    source: Documents, tokenizer: Tokenizer, folder: pathlib.Path, fingerprint: str, workers: int
 ) -> None:
     """Writes the store of `source` into `folder`; shards that an earlier try finished are kept.
 
@@ -48,9 +50,9 @@ def prepare(
     _finish(source, tokenizer, folder, fingerprint, len(ranges))
 
 
-def shard_name(index: int) -> str:
-    """The file of a shard's tokens."""
-    return f'shard-{index:05d}.tokens'
+def shard_name(index: int, kind: str = 'tokens') -> str:
+    """The file of a shard's tokens, or of their 'marks'."""
+    return f'shard-{index:05d}.{kind}'
 
 
 def sha256(path: pathlib.Path) -> str:
@@ -59,24 +61,28 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _plan(source: Source, size: int) -> list[range]:
-    """Document ranges, one a shard; they depend on the source only, so that a restart agrees."""
+def _plan(source: Documents, size: int) -> list[range]:
+    """Ranges of examples, one a shard; they depend on the source only, so that a restart agrees."""
     count = max(1, min(-(-size // SHARD_BYTES), MAX_SHARDS, len(source)))
     bounds = [len(source) * i // count for i in range(count + 1)]
     return [range(a, b) for a, b in itertools.pairwise(bounds)]
 
 
-def _estimate_bytes(source: Source) -> int:
-    """The size of the text, from at most 64 documents at even distances; UserError if none."""
+def _estimate_bytes(source: Documents) -> int:
+    """The size of the text, from at most 64 examples at even distances; UserError if none."""
     if not len(source):
         raise UserError(f'data.source: the split {source.split!r} of {source.name} is empty')
     sample = np.unique(np.linspace(0, len(source) - 1, 64).astype(int))
-    mean = np.mean([len(source[int(i)]['text']) for i in sample])
+    mean = np.mean([sum(_characters(d) for d in source[int(i)]) for i in sample])
     return int(mean * len(source))
 
 
+def _characters(document: Document) -> int:
+    return sum(len(piece.text) for part in document.parts for piece in part)
+
+
 def _run_here(
-    source: Source,
+    source: Documents,
     tokenizer: Tokenizer,
     folder: pathlib.Path,
     jobs: list[tuple[int, range]],
@@ -88,7 +94,7 @@ def _run_here(
 
 
 def _run_in_processes(
-    source: Source,
+    source: Documents,
     tokenizer: Tokenizer,
     folder: pathlib.Path,
     jobs: list[tuple[int, range]],
@@ -125,64 +131,76 @@ def _work(index: int, documents: range) -> None:
 
 
 def _write_shard(
-    source: Source,
+    source: Documents,
     tokenizer: Tokenizer,
     folder: pathlib.Path,
     index: int,
     documents: range,
     done: Callable[[int], Any],
 ) -> None:
-    """Writes one shard's tokens, then a note of lengths, labels and sizes, which completes it."""
+    """Writes one shard's tokens and marks, then a note of lengths, labels and sizes, which
+    completes it.
+    """
     lengths, labels, num_bytes, gzip_bytes = [], [], 0, 0
-    digest = hashlib.sha256()
+    sums, marks = {'tokens': hashlib.sha256(), 'marks': hashlib.sha256()}, []
 
     def write(file: Any) -> None:
         nonlocal num_bytes, gzip_bytes
         for i in documents:
-            example = source[i]
-            data, ids = _encode(source, tokenizer, i, example['text'])
-            num_bytes += len(data)
-            gzip_bytes += len(zlib.compress(data, 9))
-            digest.update(ids)
-            file.write(ids)
-            lengths.append(len(ids))
-            labels.append(_label(source, i, example))
+            for document in source[i]:
+                data, ids, marks_of = _encode(source, tokenizer, i, document)
+                num_bytes += len(data)
+                gzip_bytes += len(zlib.compress(data, 9))
+                sums['tokens'].update(ids)
+                file.write(ids)
+                lengths.append(len(ids))
+                labels.append(document.label)
+                if source.format.marked:
+                    marks.append(marks_of)
             done(1)
 
-    path = folder / shard_name(index)
-    atomic.write(path, write)
-    arrays = {'lengths': np.array(lengths, np.int64), 'labels': np.array(labels, np.int32)}
-    sums = {'num_bytes': num_bytes, 'gzip_bytes': gzip_bytes, 'sha256': digest.hexdigest()}
-    atomic.write(folder / _note_name(index), lambda file: np.savez(file, **arrays, **sums))
+    atomic.write(folder / shard_name(index), write)
+    if source.format.marked:
+        joined = np.concatenate(marks)
+        sums['marks'].update(joined)
+        atomic.write(folder / shard_name(index, 'marks'), lambda file: file.write(joined))
+    kind = np.float32 if source.format.scored else np.int32
+    arrays = {'lengths': np.array(lengths, np.int64), 'labels': np.array(labels, kind)}
+    sizes = {'num_bytes': num_bytes, 'gzip_bytes': gzip_bytes}
+    hashes = {f'sha256_{name}': digest.hexdigest() for name, digest in sums.items()}
+    note = arrays | sizes | hashes
+    atomic.write(folder / _note_name(index), lambda file: np.savez(file, **note))
 
 
 def _encode(
-    source: Source, tokenizer: Tokenizer, index: int, text: str
-) -> tuple[bytes, np.ndarray]:
-    """A document's UTF-8 bytes, and its tokens with specials in the store's integer type."""
-    try:
-        data, ids = utf8(text), tokenizer.encode(text)
-    except UserError as e:
-        raise UserError(f'{source.name}, split {source.split!r}, document {index}: {e}') from e
+    source: Documents, tokenizer: Tokenizer, index: int, document: Document
+) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """A document's UTF-8 bytes, its tokens with specials in the store's type, and their marks."""
     first = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     last = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    return data, np.concatenate([first, ids, last]).astype(_dtype(tokenizer))
-
-
-def _label(source: Source, index: int, example: dict[str, Any]) -> int:
-    if not source.label_names:
-        return 0
-    label = example['label']
-    if not 0 <= label < len(source.label_names):
+    if len(document.parts) > 1 and not last:
         raise UserError(
-            f'{source.name}, split {source.split!r}, document {index}: label {label} is outside '
-            f'0 to {len(source.label_names) - 1} (this split may be unlabelled)'
+            f'data.format: documents of several parts need a token between them, which '
+            f'data.tokenizer={tokenizer.fingerprint.split("-")[0]} does not have; use bytes or hf'
         )
-    return label
+    data, ids, marks = [], [first], [np.zeros(len(first))]
+    for part in document.parts:
+        for text, mark, special in part:
+            try:
+                data.append(utf8(text))
+                ids.append(tokenizer.encode(text, special) if special else tokenizer.encode(text))
+            except UserError as e:
+                raise UserError(f'{source.source.place(index)}: {e}') from e
+            marks.append(np.full(len(ids[-1]), mark))
+        ids.append(last)
+        # What ends a part is read and learned as the part's last piece is.
+        marks.append(np.full(len(last), part[-1].mark if part else 0))
+    joined = np.concatenate(ids).astype(_dtype(tokenizer))
+    return b''.join(data), joined, np.concatenate(marks).astype(MARK)
 
 
 def _finish(
-    source: Source, tokenizer: Tokenizer, folder: pathlib.Path, fingerprint: str, count: int
+    source: Documents, tokenizer: Tokenizer, folder: pathlib.Path, fingerprint: str, count: int
 ) -> None:
     """Joins the shards' notes into offsets, labels and META, and removes what is left over."""
     notes = [dict(np.load(folder / _note_name(i))) for i in range(count)]
@@ -206,8 +224,11 @@ def _finish(
         'pad_id': tokenizer.pad_id,
         'dtype': _dtype(tokenizer),
         'label_names': list(source.label_names),
+        'labelled': bool(source.label_names) or source.format.scored,
+        'marked': source.format.marked,
+        'group': source.format.group,
         'shards': [{'num_tokens': int(n['lengths'].sum())} for n in notes],
-        'files': _files(folder, notes),
+        'files': _files(folder, notes, source.format.marked),
     }
     atomic.write_json(folder / META, meta)
     for path in folder.iterdir():
@@ -215,8 +236,11 @@ def _finish(
             path.unlink(missing_ok=True)
 
 
-def _files(folder: pathlib.Path, notes: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    known = {shard_name(i): str(n['sha256']) for i, n in enumerate(notes)}
+def _files(
+    folder: pathlib.Path, notes: list[dict[str, Any]], marked: bool
+) -> dict[str, dict[str, Any]]:
+    kinds = ('tokens', 'marks') if marked else ('tokens',)
+    known = {shard_name(i, k): str(n[f'sha256_{k}']) for i, n in enumerate(notes) for k in kinds}
     known |= {name: sha256(folder / name) for name in (OFFSETS, LABELS)}
     return {n: {'size': (folder / n).stat().st_size, 'sha256': sha} for n, sha in known.items()}
 
@@ -229,7 +253,7 @@ def _note_name(index: int) -> str:
     return f'shard-{index:05d}.npz'
 
 
-def _progress(source: Source) -> Any:
+def _progress(source: Documents) -> Any:
     from tqdm import tqdm
 
     slow = 0.1 if sys.stderr.isatty() else 30  # seconds between lines of a log file

@@ -6,6 +6,8 @@ from ml_collections import ConfigDict
 
 from bigmodel import config as config_lib
 from bigmodel import specs
+from bigmodel.data.documents import Documents
+from bigmodel.data.formats import FORMATS
 from bigmodel.data.jsonl_source import JsonlSource
 from bigmodel.data.probe import Probe
 from bigmodel.data.probes import PROBES
@@ -24,8 +26,16 @@ SOURCES = {
 }
 
 
+def build_documents(data_config: ConfigDict, split: str) -> Documents:
+    """The documents that `data_config.format` makes of `data_config.source`."""
+    return Documents(
+        build_source(data_config, split),
+        specs.make(FORMATS, data_config.format, 'data.format'),
+    )
+
+
 def build_source(data_config: ConfigDict, split: str) -> Source:
-    """The documents that `data_config.source` names; raises UserError for an unknown or bad one."""
+    """The examples that `data_config.source` names; raises UserError for an unknown or bad one."""
     source = _build(data_config, split)
     if isinstance(source, Probe):
         raise UserError(

@@ -14,7 +14,7 @@ from bigmodel.data import locks
 from bigmodel.data.datasets import stdlib_files
 from bigmodel.data.source import Source
 from bigmodel.data.splits import SPLITS
-from bigmodel.errors import unknown
+from bigmodel.errors import UserError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,7 @@ class PystdlibSource(Source):
     split: str
     cache_dir: str
 
-    name = 'pystdlib'
-    label_names = stdlib_files.LABELS
+    name, label_field = 'pystdlib', 'label'
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -46,6 +45,12 @@ class PystdlibSource(Source):
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self._examples[index]
         return {'text': example['text'].decode(), 'label': int(example['label'])}
+
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """The themes, which are in `label`."""
+        if field != self.label_field:
+            raise UserError(f'data.format: pystdlib has its classes in label, not in {field!r}')
+        return stdlib_files.LABELS
 
     def __getstate__(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # without the open files

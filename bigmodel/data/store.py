@@ -11,14 +11,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bigmodel.data import atomic, locks, prepare, tokenizers
-from bigmodel.data.source import Source
-from bigmodel.data.sources import build_source, cache_root
+from bigmodel.data.documents import Documents
+from bigmodel.data.sources import build_documents, cache_root
 from bigmodel.errors import UserError
 
 
 class TokenStore:
-    """A prepared split. A document is `[bos] text [eos]`, with whichever the tokenizer has.
+    """A prepared split. A document is `[bos] part [eos] …`, with whichever the tokenizer has.
 
+    Of `group` successive documents each is a part of one example (two responses to a prompt, say).
     Raises UserError when a file is missing or has another size than was written.
     """
 
@@ -32,12 +33,13 @@ class TokenStore:
         self.gzip_bits_per_byte: float = self.meta['gzip_bits_per_byte']
         self.vocab_size: int = self.meta['vocab_size']
         self.pad_id: int = self.meta['pad_id']
+        self.group: int = self.meta['group']
         self.label_names: tuple[str, ...] = tuple(self.meta['label_names'])
         self.fingerprint: str = self.meta['fingerprint']
         self.split: str = self.meta['split']
         sizes = [s['num_tokens'] for s in self.meta['shards']]
         self._bounds = np.cumsum([0, *sizes])
-        self._shards: dict[int, np.ndarray] = {}
+        self._shards: dict[tuple[str, int], np.ndarray] = {}
 
     @functools.cached_property
     def offsets(self) -> np.ndarray:
@@ -46,8 +48,8 @@ class TokenStore:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """int32 (documents,), or None when the source is unlabelled."""
-        return np.load(self.folder / prepare.LABELS) if self.label_names else None
+        """(documents,): int32 classes, or float32 numbers; None when there are no labels."""
+        return np.load(self.folder / prepare.LABELS) if self.meta['labelled'] else None
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -56,13 +58,25 @@ class TokenStore:
 
     def gather(self, positions: np.ndarray) -> np.ndarray:
         """The tokens at global `positions` (any shape), in the store's own integer type."""
+        return self._gather(positions, 'tokens', self.meta['dtype'])
+
+    @property
+    def marked(self) -> bool:
+        """Whether tokens have marks (`data/formats.py`)."""
+        return self.meta['marked']
+
+    def marks(self, positions: np.ndarray) -> np.ndarray:
+        """The marks of the tokens at global `positions` (any shape), uint16."""
+        return self._gather(positions, 'marks', prepare.MARK)
+
+    def _gather(self, positions: np.ndarray, kind: str, dtype: str) -> np.ndarray:
         if len(self._bounds) == 2:
-            return self._shard(0)[positions]
-        out = np.empty(positions.shape, self.meta['dtype'])
+            return self._shard(kind, 0, dtype)[positions]
+        out = np.empty(positions.shape, dtype)
         shard = np.searchsorted(self._bounds, positions, side='right') - 1
         for i in np.unique(shard).tolist():
             inside = shard == i
-            out[inside] = self._shard(i)[positions[inside] - self._bounds[i]]
+            out[inside] = self._shard(kind, i, dtype)[positions[inside] - self._bounds[i]]
         return out
 
     def verify(self) -> None:
@@ -86,11 +100,11 @@ class TokenStore:
             'gzip_bits_per_byte': self.gzip_bits_per_byte,
         }
 
-    def _shard(self, index: int) -> np.ndarray:
-        if index not in self._shards:
-            path = self.folder / prepare.shard_name(index)
-            self._shards[index] = np.memmap(path, self.meta['dtype'], 'r').view(np.ndarray)
-        return self._shards[index]
+    def _shard(self, kind: str, index: int, dtype: str) -> np.ndarray:
+        if (kind, index) not in self._shards:
+            path = self.folder / prepare.shard_name(index, kind)
+            self._shards[kind, index] = np.memmap(path, dtype, 'r').view(np.ndarray)
+        return self._shards[kind, index]
 
 
 def open_store(
@@ -100,7 +114,7 @@ def open_store(
 
     `tokenizer` replaces the one that the config names (that of a pre-trained model, say).
     """
-    source = build_source(data_config, split)
+    source = build_documents(data_config, split)
     root = cache_root(data_config) / 'tokens'
     note = root / 'index' / f'{_quick_key(data_config, source, tokenizer)}.json'
     home, new = _noted(root, note), False
@@ -112,13 +126,13 @@ def open_store(
 
 def _prepare(
     data_config: ConfigDict,
-    source: Source,
+    source: Documents,
     tokenizer: tokenizers.Tokenizer | None,
     root: pathlib.Path,
 ) -> tuple[pathlib.Path, bool]:
     """The data set's folder, and whether the split had to be prepared in it."""
     if tokenizer is None:
-        training = functools.partial(build_source, data_config, 'train')
+        training = functools.partial(build_documents, data_config, 'train')
         tokenizer = tokenizers.build_tokenizer(data_config.tokenizer, training)
     key = f'{prepare.CODE_VERSION} {source.fingerprint} {tokenizer.fingerprint}'
     fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -133,7 +147,7 @@ def _prepare(
 
 
 def _quick_key(
-    data_config: ConfigDict, source: Source, tokenizer: tokenizers.Tokenizer | None
+    data_config: ConfigDict, source: Documents, tokenizer: tokenizers.Tokenizer | None
 ) -> str:
     if tokenizer is None:
         tokens = tokenizers.quick_key(data_config.tokenizer)

@@ -26,7 +26,6 @@ class TextSource(Source):
     test: float = 0.0
 
     name = 'text'
-    label_names = ()
 
     def __post_init__(self) -> None:
         require_split(self.name, self.path, self.split, self.validation, self.test)

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as documents, read without TensorFlow (array_record files)."""
+"""TensorFlow Datasets, read without TensorFlow (array_record files)."""
 
 import dataclasses
 import functools
@@ -6,25 +6,25 @@ import hashlib
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from bigmodel.data import tfds_prepared
+from bigmodel.data.fields import lookup
 from bigmodel.data.source import Source
 from bigmodel.data.splits import SPLITS
-from bigmodel.errors import UserError, nearest
+from bigmodel.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource(Source):
     """A TFDS data set: `name` as TFDS writes it ('glue/sst2', 'imdb_reviews:1.0.0').
 
-    `text` is a text feature (several are joined by a newline), '' when there is only one; `label` a
-    ClassLabel feature, '' for none. `train`, `validation` and `test` say which TFDS split or slice
+    `train`, `validation` and `test` say which TFDS split or slice
     each of ours reads, such as `validation='train[90%:]'`.
     """
 
     split: str
     dataset: str
-    text: str | tuple = ''
-    label: str = ''
     data_dir: str = ''
     train: str = 'train'
     validation: str = 'validation'
@@ -52,21 +52,32 @@ class TfdsSource(Source):
         return f'{self._arguments()} {stats}'
 
     @functools.cached_property
-    def label_names(self) -> tuple[str, ...]:
-        """The names of the ClassLabel feature; empty without one."""
-        return tuple(self._feature(self.label, 'label').names) if self.label else ()
+    def text_field(self) -> str:
+        """The only text feature."""
+        texts = sorted(k for k, f in self._features.items() if _is_text(f))
+        if len(texts) != 1:
+            raise UserError(
+                f"data.format: say which text of {self.dataset} to read, as text(text='...'). "
+                f'Its text features: {", ".join(texts) or "none"}'
+            )
+        return texts[0]
+
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """The names of a ClassLabel feature, or of a sequence of them."""
+        feature = lookup(self._features, field, f'data.format: features of {self.dataset}')
+        feature = getattr(feature, 'feature', feature)
+        if not hasattr(feature, 'names'):
+            raise UserError(f'data.format: feature {field!r} of {self.dataset} is no ClassLabel')
+        return tuple(feature.names)
 
     def __len__(self) -> int:
-        assert self._text_fields and self.label_names is not None  # wrong names show up here
         return len(self._examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self._examples[index]
         try:
-            text = '\n'.join(row[field].decode() for field in self._text_fields)
+            return _plain(self._examples[index])
         except UnicodeDecodeError as e:
-            raise UserError(f'{self.dataset}, example {index}: text is not UTF-8 ({e})') from e
-        return {'text': text} | ({'label': int(row[self.label])} if self.label else {})
+            raise UserError(f'{self.place(index)}: text is not UTF-8 ({e})') from e
 
     def __getstate__(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # without the open files
@@ -75,7 +86,7 @@ class TfdsSource(Source):
         self.__dict__.update(state)
 
     def _arguments(self) -> tuple[Any, ...]:
-        return (self.dataset, self.text, self.label, *(getattr(self, s) for s in SPLITS))
+        return (self.dataset, *(getattr(self, s) for s in SPLITS))
 
     @functools.cached_property
     def _folder(self) -> pathlib.Path:
@@ -100,31 +111,25 @@ class TfdsSource(Source):
             ) from e
 
     @functools.cached_property
-    def _text_fields(self) -> tuple[str, ...]:
-        texts = [k for k, f in self._builder.info.features.items() if _is_text(f)]
-        if not self.text and len(texts) != 1:
-            listed = ', '.join(sorted(texts)) or 'none'
-            raise UserError(
-                f"data.source: say which text of {self.dataset} to read, as text='...'. "
-                f'Its text features: {listed}'
-            )
-        fields = (self.text,) if isinstance(self.text, str) else self.text
-        fields = fields if self.text else tuple(texts)
-        for field in fields:
-            if not _is_text(self._feature(field, 'text')):
-                raise UserError(f'data.source: feature {field!r} of {self.dataset} is not text')
-        return fields
+    def _features(self) -> dict[str, Any]:
+        return _as_dict(self._builder.info.features)
 
-    def _feature(self, field: str, argument: str) -> Any:
-        features = self._builder.info.features
-        if field not in features:
-            raise UserError(
-                f'data.source: {self.dataset} has no feature {field!r} ({argument}=...).'
-                f'{nearest(field, features)} Its features: {", ".join(sorted(features))}'
-            )
-        if argument == 'label' and not hasattr(features[field], 'names'):
-            raise UserError(f'data.source: feature {field!r} of {self.dataset} is no ClassLabel')
-        return features[field]
+
+def _as_dict(feature: Any) -> Any:
+    return {k: _as_dict(f) for k, f in feature.items()} if hasattr(feature, 'items') else feature
+
+
+def _plain(value: Any) -> Any:
+    """A value of TFDS as strings, numbers, lists and dicts."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_text(feature: Any) -> bool:

@@ -9,9 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from bigmodel import specs
+from bigmodel.data.documents import Documents
 from bigmodel.data.hf_tokenizer import OPTIONS_FILE, HfTokenizer, read_hf, train_bpe
 from bigmodel.data.plain_tokenizers import FILE, ByteTokenizer, CharTokenizer, Ids
-from bigmodel.data.source import Source
 from bigmodel.errors import UserError
 
 __all__ = ['TOKENIZERS', 'Tokenizer', 'build_tokenizer', 'load_tokenizer', 'train_bpe']
@@ -30,8 +30,8 @@ class Tokenizer(Protocol):
     def fingerprint(self) -> str:
         """A hash of everything that decides the ids."""
 
-    def encode(self, text: str) -> np.ndarray:
-        """The ids of `text`, without specials; an integer array."""
+    def encode(self, text: str, special: bool = False) -> np.ndarray:
+        """The ids of `text`, an integer array; in `special` text, specials stand for their id."""
 
     def decode(self, ids: Ids) -> str:
         """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
@@ -40,18 +40,18 @@ class Tokenizer(Protocol):
         """Writes tokenizer.json into `folder`, which `load_tokenizer` reads."""
 
 
-def train_chars(training: Callable[[], Source]) -> CharTokenizer:
+def train_chars(training: Callable[[], Documents]) -> CharTokenizer:
     """The sorted characters of the training split; `training` opens it."""
-    source, found = training(), set()
-    for i in range(len(source)):
-        found.update(source[i]['text'])
+    found: set[str] = set()
+    for text in training().texts():
+        found.update(text)
     return CharTokenizer(''.join(sorted(found)))
 
 
 TOKENIZERS = {'bytes': ByteTokenizer, 'chars': train_chars, 'hf': read_hf}
 
 
-def build_tokenizer(spec: str, training: Callable[[], Source] | None = None) -> Tokenizer:
+def build_tokenizer(spec: str, training: Callable[[], Documents] | None = None) -> Tokenizer:
     """The tokenizer that `spec` names; `training` opens the training split for those it trains."""
     return specs.make(TOKENIZERS, spec, 'data.tokenizer', training=training)
 

@@ -155,7 +155,8 @@ def test_a_label_outside_the_range(text, tmp_path, capsys):
     file = tmp_path / 'labels.jsonl'
     file.write_text(''.join(json.dumps(r) + '\n' for r in lines))
     changes = [
-        '--config.data.source=jsonl(label="label")',
+        '--config.data.source=jsonl',
+        '--config.data.format=text(label="label")',
         f'--config.data.path={file}',
         '--config.data.packing=windows',
         '--config.task=classification',

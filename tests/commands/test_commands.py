@@ -71,7 +71,12 @@ def test_labelled_documents_have_bits_per_byte_too(tmp_path, capsys):
     lines = [json.dumps({'text': f'row {i} of many', 'label': str(i % 2)}) for i in range(200)]
     (tmp_path / 'rows.jsonl').write_text('\n'.join(lines))
     run = tmp_path / 'run'
-    data = ['source=jsonl(label="label")', 'packing=windows', f'path={tmp_path / "rows.jsonl"}']
+    data = [
+        'source=jsonl',
+        'format=text(label="label")',
+        'packing=windows',
+        f'path={tmp_path / "rows.jsonl"}',
+    ]
     changes = [f'--config.data.{change}' for change in data]
     assert main(['train', *base(tmp_path), *changes, f'--workdir={run}']) == 0
     values = json.loads((run / 'result.json').read_text())['metrics']['validation']

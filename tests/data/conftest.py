@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 DEFAULTS = {
     'source': 'text',
     'path': '',
+    'format': 'text',
     'tokenizer': 'bytes',
     'packing': 'stream',
     'seq_len': 16,

@@ -16,7 +16,7 @@ PAD = 7
 class Store(TokenStore):
     """Random documents in memory, some of them empty."""
 
-    split, pad_id, label_names = 'train', PAD, ('a', 'b', 'c')
+    split, pad_id, label_names, group, marked = 'train', PAD, ('a', 'b', 'c'), 1, False
 
     def __init__(self, seed, sizes=None):
         rng = np.random.default_rng(seed)

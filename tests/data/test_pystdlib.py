@@ -71,5 +71,5 @@ def test_source_gives_back_every_document_once(documents, stdlib_config):
 
 def test_label_names_and_fingerprint_do_not_depend_on_the_split(stdlib_config):
     built = [sources.build_source(stdlib_config, s) for s in SPLITS]
-    assert {s.label_names for s in built} == {stdlib_files.LABELS}
+    assert {s.class_names('label') for s in built} == {stdlib_files.LABELS}
     assert len({s.fingerprint for s in built}) == 1

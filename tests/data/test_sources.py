@@ -6,12 +6,18 @@ import pickle
 import pytest
 
 from bigmodel.data import sources
+from bigmodel.data.store import open_store
 from bigmodel.errors import UserError
 
 
 def read(config, split):
-    source = sources.build_source(config, split)
-    return [source[i] for i in range(len(source))]
+    """The documents of a format of one text and a label."""
+    documents = sources.build_documents(config, split)
+    found = []
+    for i in range(len(documents)):
+        (((((text, _, _),),), label),) = documents[i]
+        found.append({'text': text} | ({'label': label} if documents.label_names else {}))
+    return found
 
 
 def write_jsonl(path, rows):
@@ -76,22 +82,26 @@ def test_the_same_files_split_in_another_way_are_another_data_set(tmp_path, make
 def test_jsonl_random_access_and_labels(tmp_path, make_config):
     rows = [{'body': f'document é {i}\n', 'kind': 'abc'[i % 3]} for i in range(50)]
     path = write_jsonl(tmp_path / 'a.jsonl', rows)
-    config = make_config(path=path, source='jsonl("body", label="kind", validation=0.2)')
-    train, validation = (sources.build_source(config, s) for s in ('train', 'validation'))
+    text = 'text("body", label="kind")'
+    config = make_config(path=path, source='jsonl(validation=0.2)', format=text)
+    train, validation = (sources.build_documents(config, s) for s in ('train', 'validation'))
     assert train.label_names == validation.label_names == ('a', 'b', 'c')
     assert (len(train), len(validation)) == (40, 10)
-    found = [s[i] for s in (train, validation) for i in reversed(range(len(s)))]
+    assert train[3] == train[3] != train[4]  # in any order
+    found = read(config, 'train') + read(config, 'validation')
     expected = [{'text': r['body'], 'label': 'abc'.index(r['kind'])} for r in rows]
     assert sorted(found, key=str) == sorted(expected, key=str)
 
 
 def test_jsonl_class_numbers_and_blank_lines(tmp_path, make_config):
     (tmp_path / 'a.jsonl').write_text('\n{"text": "x", "label": 2}\n\n{"text": "y", "label": 0}')
-    config = make_config(path=str(tmp_path / 'a.jsonl'), source='jsonl(label="label")')
-    assert sources.build_source(config, 'train').label_names == ('0', '1', '2')
+    config = make_config(
+        path=str(tmp_path / 'a.jsonl'), source='jsonl', format='text(label="label")'
+    )
+    assert sources.build_documents(config, 'train').label_names == ('0', '1', '2')
 
 
-@pytest.mark.parametrize('name', ['text', 'jsonl(label="label")'])
+@pytest.mark.parametrize('name', ['text', 'jsonl'])
 def test_sources_survive_pickling(tmp_path, make_config, name):
     path = write_jsonl(tmp_path / 'a.jsonl', [{'text': str(i), 'label': i} for i in range(9)])
     source = sources.build_source(make_config(path=path, source=name), 'train')
@@ -110,21 +120,23 @@ BAD_FILES = [
     ('jsonl', b'{"text": 1}\n{"text": 1}\n', "field 'text' is not a string"),
     ('jsonl', b'{"text": "a"}\n{"text": "\xe9"}\n', ':2: byte 10 is not UTF-8'),
     ('jsonl', b'{"text": "\\ud800"}\n{"text": "\\ud800"}\n', 'lone surrogate'),
-    ('jsonl(label="y")', b'{"text": "a", "y": 0}\n{"text": "a", "y": -1}\n', ':2: label -1'),
-    ('jsonl(label="y")', b'{"text": "a", "y": 0.5}\n', ':1: label 0.5 is neither'),
-    ('jsonl(label="y")', b'{"text": "a", "y": 0}\n{"text": "a", "y": "b"}\n', 'jsonl:1 and str'),
-    ('jsonl(label="z")', b'{"text": "a", "y": 0}\n', ":1: no field 'z'.*Fields there: text, y"),
+    ('jsonl y', b'{"text": "a", "y": 0}\n{"text": "a", "y": -1}\n', ':2: label -1'),
+    ('jsonl y', b'{"text": "a", "y": 0.5}\n', ':1: label 0.5 is neither'),
+    ('jsonl y', b'{"text": "a", "y": 0}\n{"text": "a", "y": "b"}\n', 'jsonl:1 and str'),
+    ('jsonl z', b'{"text": "a", "y": 0}\n', ":1: no field 'z'.*Fields there: text, y"),
 ]
 
 
 @pytest.mark.parametrize('source,content,message', BAD_FILES)
 def test_bad_files_are_user_errors(tmp_path, make_config, source, content, message):
     (tmp_path / 'a.jsonl').write_bytes(content)
-    config = make_config(path=str(tmp_path / 'a.jsonl'), source=source)
+    source, _, label = source.partition(' ')
+    text = f'text(label={label!r})'
+    config = make_config(path=str(tmp_path / 'a.jsonl'), source=source, format=text)
     with pytest.raises(UserError, match=message):
         for split in ('train', 'validation'):
-            _ = sources.build_source(config, split).label_names
-            read(config, split)
+            _ = sources.build_documents(config, split).label_names
+            open_store(config, split)
 
 
 BAD_CONFIGS = [
@@ -134,7 +146,7 @@ BAD_CONFIGS = [
     ({'source': 'text', 'path': '.'}, 'is a folder'),
     ({'source': 'text(validation=1.0)', 'path': '*'}, 'shares'),
     ({'source': 'text(validation="a")', 'path': '*'}, 'expected float'),
-    ({'source': 'jsonl(lable="x")', 'path': '*'}, 'Did you mean .label.'),
+    ({'source': 'jsonl(tset=0.1)', 'path': '*'}, 'Did you mean .test.'),
 ]
 
 

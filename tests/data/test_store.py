@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from bigmodel.data import prepare, store
+from bigmodel.data.documents import Documents
+from bigmodel.data.formats import Text
 from bigmodel.data.source import Source
 from bigmodel.data.sources import build_source
 from bigmodel.data.tokenizers import build_tokenizer
@@ -147,7 +149,7 @@ def test_unknown_characters_name_the_document(texts, make_config):
         (texts / name).write_text(text)
     config = make_config(path=f'{texts}/{{split}}', tokenizer='chars')
     store.open_store(config, 'train')
-    with pytest.raises(UserError, match=r"text, split 'validation', document 0: character 'Ω'"):
+    with pytest.raises(UserError, match=r"text, split 'validation', example 0: character 'Ω'"):
         store.open_store(config, 'validation')
 
 
@@ -189,14 +191,18 @@ def test_an_error_in_a_worker_is_the_users(texts, make_config, small_shards, mon
     config = make_config(path=f'{texts}/*', workers=2, source='text(validation=0.0)')
     with pytest.raises(UserError, match=r'05.txt: byte 0 is not UTF-8'):
         prepare.prepare(
-            _Unread(build_source(config, 'train')), build_tokenizer('bytes'), texts / 'o', 'f', 2
+            Documents(_Unread(build_source(config, 'train')), Text()),
+            build_tokenizer('bytes'),
+            texts / 'o',
+            'f',
+            2,
         )
 
 
 class _Unread(Source):
     """A source whose size is known without reading it, so that the worker meets the bad file."""
 
-    name, split, label_names, fingerprint = 'text', 'train', (), 'unread'
+    name, split, fingerprint = 'text', 'train', 'unread'
 
     def __init__(self, source):
         self.source, self.reads = source, 0

@@ -47,30 +47,34 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def build(make_config, data_dir):
-    def function(arguments, split='train'):
-        spec = f'tfds("bigmodel_probe", data_dir={data_dir!r}, {arguments})'
-        return sources.build_source(make_config(source=spec), split)
+    def function(text, split='train', **slices):
+        spec = f'tfds("bigmodel_probe", data_dir={data_dir!r}, **slices)'
+        spec = spec.replace('**slices', ', '.join(f'{k}={v!r}' for k, v in slices.items()))
+        return sources.build_documents(make_config(source=spec, format=f'text({text})'), split)
 
     return function
 
 
+def text_of(documents):
+    (((((text, _, _),),), _),) = documents
+    return text
+
+
 def test_reads_text_and_label(build):
     source = build('text="sentence", label="label"')
-    rows = sorted((source[i] for i in range(len(source))), key=str)
-    expected = [{'text': f'é {i}', 'label': i % 2} for i in range(ROWS)]
-    assert rows == sorted(expected, key=str)
+    found = {(text_of(source[i]), source[i][0].label) for i in range(len(source))}
+    assert found == {(f'é {i}', i % 2) for i in range(ROWS)}
     assert source.label_names == ('no', 'yes')
 
 
 def test_several_texts_are_joined(build):
-    row = build('text=("sentence", "other")')[0]
-    number = row['text'].split()[-1]
-    assert row == {'text': f'é {number}\no {number}'}
+    text = text_of(build('text=("sentence", "other")')[0])
+    assert text == f'é {text.split()[-1]}\no {text.split()[-1]}'
 
 
 def test_slices_are_splits(build):
     direct = build('text="other"', 'train[90%:]')
-    mapped = build('text="other", validation="train[90%:]"', 'validation')
+    mapped = build('text="other"', 'validation', validation='train[90%:]')
     assert len(direct) == len(mapped) == 4
     assert [direct[i] for i in range(4)] == [mapped[i] for i in range(4)]
 
@@ -82,15 +86,18 @@ def test_survives_pickling(build):
 
 
 def test_a_prepared_folder_can_be_named(build, make_config, data_dir):
-    spec = f'tfds("{data_dir}/bigmodel_probe/1.2.0", text="other")'
-    source = sources.build_source(make_config(source=spec), 'train')
-    assert source[0] == build('text="other"')[0]
+    config = make_config(source=f'tfds("{data_dir}/bigmodel_probe/1.2.0")', format='text("other")')
+    assert sources.build_documents(config, 'train')[0] == build('text="other"')[0]
 
 
 BAD = [
     ('label="label"', 'train', 'Its text features: other, sentence'),
-    ('text="sentense"', 'train', "Did you mean 'sentence'.*features: label, other, score, sent"),
-    ('text="score"', 'train', 'is not text'),
+    (
+        'text="sentense"',
+        'train',
+        "Did you mean 'sentence'.*Fields there: label, other, score, sent",
+    ),
+    ('text="score"', 'train', 'is not a string'),
     ('text="other", label="score"', 'train', 'is no ClassLabel'),
     ('text="other"', 'validation', 'there are: train, test'),
     ('text="other"', 'train[90:', 'there are: train, test'),
@@ -100,13 +107,15 @@ BAD = [
 @pytest.mark.parametrize('arguments,split,message', BAD)
 def test_mistakes_name_what_is_there(build, arguments, split, message):
     with pytest.raises(UserError, match=message):
-        len(build(arguments, split))
+        documents = build(arguments, split)
+        assert documents.label_names is not None and documents[0]
 
 
 def test_an_unlabelled_split_is_refused_when_labels_are_asked_for(make_config, data_dir):
-    spec = f'tfds("bigmodel_probe", data_dir={data_dir!r}, text="other", label="label")'
+    spec = f'tfds("bigmodel_probe", data_dir={data_dir!r})'
+    config = make_config(source=spec, format='text("other", label="label")')
     with pytest.raises(UserError, match=r'label -1 is outside 0 to 1'):
-        open_data(make_config(source=spec), 'test', length=8)
+        open_data(config, 'test', length=8)
 
 
 def test_tfrecord_files_are_refused_with_the_way_out(tmp_path, make_config):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from bigmodel.data import tokenizers
+from bigmodel.data.documents import Documents
+from bigmodel.data.formats import Text
 from bigmodel.data.hf_tokenizer import HfTokenizer
 from bigmodel.data.source import Source
 from bigmodel.errors import UserError
@@ -15,10 +17,10 @@ from bigmodel.errors import UserError
 TEXTS = ['', 'plain', 'été 中文 🙂\n\ttabs  and   spaces\r\n', '\x00\x7f', 'a<|endoftext|>b</s>']
 
 
-class Documents(Source):
+class Texts(Source):
     """A source of the texts above, repeated."""
 
-    name, split, label_names, fingerprint = 'repeated', 'train', (), 'repeated'
+    name, split, fingerprint = 'repeated', 'train', 'repeated'
 
     def quick_key(self):
         return ''
@@ -30,17 +32,21 @@ class Documents(Source):
         return {'text': TEXTS[index % len(TEXTS)]}
 
 
+def repeated() -> Documents:
+    return Documents(Texts(), Text())
+
+
 @pytest.fixture(scope='module')
 def bpe(tmp_path_factory):
     path = tmp_path_factory.mktemp('bpe') / 'tokenizer.json'
-    return tokenizers.train_bpe(Documents(), 280, str(path)), str(path)
+    return tokenizers.train_bpe(repeated(), 280, str(path)), str(path)
 
 
 @pytest.fixture(params=['bytes', 'chars', 'hf'])
 def tokenizer(request, bpe):
     if request.param == 'hf':
         return tokenizers.build_tokenizer(f'hf({bpe[1]!r})')
-    return tokenizers.build_tokenizer(request.param, Documents)
+    return tokenizers.build_tokenizer(request.param, repeated)
 
 
 @pytest.mark.parametrize('text', TEXTS)
@@ -71,7 +77,7 @@ def test_saved_tokenizer_is_the_same(tokenizer, tmp_path):
 
 
 def test_fingerprints_differ(bpe):
-    plain = [tokenizers.build_tokenizer(s, Documents) for s in ('bytes', 'chars')]
+    plain = [tokenizers.build_tokenizer(s, repeated) for s in ('bytes', 'chars')]
     hf = [bpe[0], HfTokenizer(bpe[0].text, bos='')]
     assert len({t.fingerprint for t in plain + hf}) == 4
 
@@ -84,7 +90,7 @@ def test_bytes_are_utf8_and_bad_bytes_are_replaced():
 
 
 def test_chars_are_the_sorted_characters_of_the_training_text():
-    tokenizer = tokenizers.build_tokenizer('chars', Documents)
+    tokenizer = tokenizers.build_tokenizer('chars', repeated)
     alphabet = sorted(set(''.join(TEXTS)))
     assert tokenizer.encode('plain').tolist() == [alphabet.index(c) for c in 'plain']
     with pytest.raises(UserError, match=r"'Ω' \(U\+03A9\).*data.tokenizer=bytes"):
@@ -98,7 +104,7 @@ def test_bpe_compresses_and_has_one_special(bpe):
     assert len(tokenizer.encode(TEXTS[2])) < len(TEXTS[2].encode())
     assert json.loads(pathlib.Path(path).read_text())['model']['type'] == 'BPE'
     with pytest.raises(UserError, match=r'at least 257'):
-        tokenizers.train_bpe(Documents(), 100, path)
+        tokenizers.train_bpe(repeated(), 100, path)
 
 
 SPECIALS = [

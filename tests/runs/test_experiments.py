@@ -50,7 +50,11 @@ def test_shrunk_it_trains_two_steps(card, small_args, text_file, tmp_path, capsy
         words = text_file.read_text().split()
         rows = [{'text': ' '.join(words[i : i + 9]), 'label': i % 2} for i in range(400)]
         data.write_text(''.join(json.dumps(r) + '\n' for r in rows))
-        changes += ['--config.data.source=jsonl(label="label")', f'--config.data.path={data}']
+        changes += [
+            '--config.data.source=jsonl',
+            '--config.data.format=text(label="label")',
+            f'--config.data.path={data}',
+        ]
     config = config_lib.load(str(card))
     if config.accumulate > 1:
         changes += ['--config.accumulate=2', '--config.data.batch_size=16']

@@ -1,0 +1,48 @@
+"""Examples as documents: a source whose fields a format has made text of."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from bigmodel.data.formats import Document, Format, Row
+from bigmodel.data.source import Source
+
+
+class Documents:
+    """The documents of a source's split, `format.group` for each example."""
+
+    def __init__(self, source: Source, format: Format) -> None:
+        self.source, self.format = source, format
+        self.name, self.split = source.name, source.split
+
+    @functools.cached_property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels in order, the same for all splits; empty when there are none."""
+        return self.format.label_names(self.source)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the content of all splits, and of what the format makes of it."""
+        return f'{self.source.fingerprint} {self.format!r}'
+
+    def quick_key(self) -> str:
+        """Changes whenever `fingerprint` might have."""
+        return f'{self.source.quick_key()} {self.format!r}'
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Document, ...]:
+        return self.format(Row(self.source, index))
+
+    def texts(self) -> Iterator[str]:
+        """All text, a document at a time."""
+        for i in range(len(self)):
+            for document in self[i]:
+                yield ''.join(piece.text for part in document.parts for piece in part)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {'source': self.source, 'format': self.format}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)

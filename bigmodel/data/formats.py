@@ -1,0 +1,335 @@
+"""The slot `data.format`: what becomes of the fields of an example.
+
+A document is tokens, each with a mark that says what it is for (where the format has marks), and
+may have a label. Fields are named as the source has them; 'a.b' is field b of field a.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from bigmodel.data.chat import TEMPLATES, Turn
+from bigmodel.data.fields import lookup
+from bigmodel.data.source import Source
+from bigmodel.errors import UserError, unknown
+
+
+class Piece(NamedTuple):
+    """Text whose tokens have one mark: 0 is context, others are a task's to read.
+
+    In a `special` piece names of the tokenizer's special tokens stand for those.
+    """
+
+    text: str
+    mark: int = 0
+    special: bool = False
+
+
+Part = tuple[Piece, ...]
+
+
+class Document(NamedTuple):
+    """`[bos] part [eos] part [eos] …`, with whichever specials the tokenizer has."""
+
+    parts: tuple[Part, ...]
+    label: float | int = 0
+
+
+class Row:
+    """An example of a source, with messages that say where it is."""
+
+    def __init__(self, source: Source, index: int) -> None:
+        self.source, self.index, self._fields = source, index, source[index]
+
+    def get(self, field: str) -> Any:
+        """The value of a field."""
+        return lookup(self._fields, field, self.source.place(self.index))
+
+    def text(self, field: str) -> str:
+        """A field that is a string."""
+        value = self.get(field)
+        if not isinstance(value, str):
+            raise self.wrong(f'field {field!r} is not a string')
+        return value
+
+    def some_text(self, field: str) -> str:
+        """A string that is not empty."""
+        value = self.text(field)
+        if not value.strip():
+            raise self.wrong(f'field {field!r} is empty')
+        return value
+
+    def items(self, field: str) -> list[Any]:
+        """A field that is a list."""
+        value = self.get(field)
+        if not isinstance(value, list):
+            raise self.wrong(f'field {field!r} is not a list')
+        return value
+
+    def number(self, field: str) -> float:
+        """A field that is a number."""
+        value = self.get(field)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(f'field {field!r} is not a number: {value!r}')
+        return float(value)
+
+    def label(self, field: str, value: Any = None) -> int:
+        """The number of the class in a field (or of `value`, one of several there)."""
+        value = self.get(field) if value is None else value
+        names = self.source.class_names(field)
+        number = names.index(value) if isinstance(value, str) and value in names else value
+        if isinstance(number, str) or not 0 <= number < len(names):
+            raise self.wrong(
+                f'label {value!r} is outside 0 to {len(names) - 1} (this split may be unlabelled)'
+            )
+        return int(number)
+
+    def wrong(self, what: str) -> UserError:
+        """An error about this example."""
+        return UserError(f'{self.source.place(self.index)}: {what}')
+
+
+class Format:
+    """Base of all formats: `group` documents for each example.
+
+    `marked` says that tokens have marks, `scored` that labels are numbers and not classes.
+    """
+
+    group = 1
+    marked = False
+    scored = False
+
+    def label_names(self, source: Source) -> tuple[str, ...]:
+        """The names of the classes; () where documents have none."""
+        return ()
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        """The documents of an example."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(Format):
+    """A text, with its class where the source has labels.
+
+    '' is the source's own field; several fields are joined by a newline.
+    """
+
+    text: str | tuple = ''
+    label: str = ''
+
+    def label_names(self, source: Source) -> tuple[str, ...]:
+        label = self.label or source.label_field
+        return source.class_names(label) if label else ()
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        fields = self.text or row.source.text_field
+        fields = (fields,) if isinstance(fields, str) else fields
+        label = self.label or row.source.label_field
+        text = '\n'.join(row.text(field) for field in fields)
+        return (Document(((Piece(text),),), row.label(label) if label else 0),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair(Format):
+    """Two texts and the class of the pair: entailment, paraphrase (Wang et al. 2018, GLUE)."""
+
+    first: str
+    second: str
+    label: str = 'label'
+
+    def label_names(self, source: Source) -> tuple[str, ...]:
+        return source.class_names(self.label)
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        parts = tuple((Piece(row.text(field)),) for field in (self.first, self.second))
+        return (Document(parts, row.label(self.label)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score(Format):
+    """A text, or two, and a number: similarity, rating."""
+
+    text: str = 'text'
+    second: str = ''
+    score: str = 'score'
+
+    scored = True
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        fields = [field for field in (self.text, self.second) if field]
+        parts = tuple((Piece(row.text(field)),) for field in fields)
+        return (Document(parts, row.number(self.score)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags(Format):
+    """Words, each with a class: entities, parts of speech (Tjong Kim Sang & De Meulder 2003).
+
+    A word's mark is 1 + its class; `join` stands between words and belongs to none.
+    """
+
+    words: str = 'tokens'
+    tags: str = 'tags'
+    join: str = ' '
+
+    marked = True
+
+    def label_names(self, source: Source) -> tuple[str, ...]:
+        return source.class_names(self.tags)
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        words, tags = row.items(self.words), row.items(self.tags)
+        if len(words) != len(tags):
+            raise row.wrong(f'{len(words)} {self.words} but {len(tags)} {self.tags}')
+        pieces = []
+        for word, tag in zip(words, tags, strict=True):
+            pieces += [Piece(self.join)] if pieces else []
+            pieces.append(Piece(word, 1 + row.label(self.tags, tag)))
+        return (Document((tuple(pieces),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span(Format):
+    """A question, and a context that holds the answer: its tokens have mark 1, the context's others
+    2 (Rajpurkar et al. 2016, SQuAD). No answer: no mark 1.
+
+    `answers` is a list of strings, `starts` of where they begin in the context; the first counts.
+    """
+
+    question: str = 'question'
+    context: str = 'context'
+    answers: str = 'answers.text'
+    starts: str = 'answers.answer_start'
+
+    marked = True
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        context, answers = row.text(self.context), row.items(self.answers)
+        begin = end = 0
+        if answers:
+            begin = int(row.items(self.starts)[0])
+            end = begin + len(answers[0])
+            if context[begin:end] != answers[0]:
+                raise row.wrong(
+                    f'{self.answers} {answers[0]!r} is not at {begin} of {self.context}'
+                )
+        pieces = (context[:begin], 2), (context[begin:end], 1), (context[end:], 2)
+        body = tuple(Piece(text, mark) for text, mark in pieces if text)
+        return (Document(((Piece(row.text(self.question)),), body)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices(Format):
+    """A question with `group` options, one document each, of which `label` is right
+    (Zellers et al. 2018, SWAG).
+    """
+
+    options: str
+    question: str = 'question'
+    label: str = 'label'
+    group: int = 4
+
+    def label_names(self, source: Source) -> tuple[str, ...]:
+        return tuple(str(i) for i in range(self.group))
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        options, label = row.items(self.options), int(row.number(self.label))
+        if len(options) != self.group:
+            raise row.wrong(f'{len(options)} {self.options} instead of {self.group}: set group=')
+        if not 0 <= label < self.group:
+            raise row.wrong(f'label {label} is outside 0 to {self.group - 1}')
+        question = (Piece(row.text(self.question)),)
+        return tuple(Document((question, (Piece(option),)), label) for option in options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt(Format):
+    """A prompt, and a response, whose tokens have mark 1: instructions, summaries, translations."""
+
+    prompt: str = 'prompt'
+    response: str = 'response'
+
+    marked = True
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        response = Piece(row.some_text(self.response), 1)
+        return (Document(((Piece(row.text(self.prompt)),), (response,))),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat(Format):
+    """Turns of a conversation, written as `template` says; the assistant's have mark 1.
+
+    `messages` is a list of {'role': 'user', 'content': '…'}.
+    """
+
+    messages: str = 'messages'
+    template: str = 'chatml'
+    role: str = 'role'
+    content: str = 'content'
+
+    marked = True
+
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise unknown('template of a chat', self.template, TEMPLATES)
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        turns = [self._turn(row, message) for message in row.items(self.messages)]
+        if not any(turn.role == 'assistant' and turn.content.strip() for turn in turns):
+            raise row.wrong(f'{self.messages} has no turn of the assistant: nothing to learn')
+        return (Document((written(turns, self.template),)),)
+
+    def _turn(self, row: Row, message: Any) -> Turn:
+        try:
+            return Turn(message[self.role], message[self.content])
+        except (KeyError, TypeError):
+            raise row.wrong(
+                f'a message of {self.messages} has no {self.role!r} or {self.content!r}: '
+                f'{message!r}'
+            ) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference(Format):
+    """A prompt with two responses, the chosen one first; two documents whose responses have mark 1
+    (Ouyang et al. 2022).
+    """
+
+    prompt: str = 'prompt'
+    chosen: str = 'chosen'
+    rejected: str = 'rejected'
+
+    group, marked = 2, True
+
+    def __call__(self, row: Row) -> tuple[Document, ...]:
+        prompt = (Piece(row.text(self.prompt)),)
+        responses = (row.some_text(field) for field in (self.chosen, self.rejected))
+        return tuple(Document((prompt, (Piece(response, 1),))) for response in responses)
+
+
+FORMATS = {
+    'text': Text,
+    'pair': Pair,
+    'score': Score,
+    'tags': Tags,
+    'span': Span,
+    'choices': Choices,
+    'prompt': Prompt,
+    'chat': Chat,
+    'preference': Preference,
+}
+
+
+def written(turns: list[Turn], template: str) -> Part:
+    """The turns in the words of a template."""
+    pieces = []
+    for turn in turns:
+        before, after = TEMPLATES[template](turn.role)
+        mark = int(turn.role == 'assistant')
+        pieces += [
+            Piece(before, 0, special=True),
+            Piece(turn.content, mark),
+            Piece(after, mark, special=True),
+        ]
+    return tuple(piece for piece in pieces if piece.text)
