@@ -62,6 +62,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
     c.model.head = ''  # lm(tied=), classifier(pool=)
+    c.model.adapter = 'none'  # lora(rank=, alpha=, where=, dropout=), dora; freeze what it adapts
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
     c.model.dropout = 0.0  # of embeddings and of every branch
     c.model.kernel = 'auto'  # reference, fused, blockwise; auto: fused on a GPU, else reference
@@ -95,7 +96,10 @@ def get_config(arg: str = '') -> ConfigDict:
 
     c.init_from = ConfigDict()
     c.init_from.path = ''  # a run directory to start from; '': initialise
-    c.init_from.restore = (('.*', True),)  # (regex, whether to restore) lists; see optimizer.decay
+    c.init_from.restore = (
+        ('adapter/.*', False),
+        ('.*', True),
+    )  # (regex, whether to restore) lists; see optimizer.decay
     c.lock()
     c.evals.unlock()  # a run card may add evaluations
     return c

@@ -45,6 +45,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     'model.block': (*_KNOWN, 'mixers', 'ffn', 'norm'),
     'model.head': _KNOWN,
     'model.ahead': (*_KNOWN, 'block', 'norm'),
+    'model.adapter': (),
     'model.init': ('depth', 'width'),
     'model.kernel': (),
     'weights': ('num_heads', 'max_length'),

@@ -29,6 +29,7 @@ from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.layers.weights import WEIGHTS
+from bigmodel.models.adapters import ADAPTERS, Adapter
 from bigmodel.models.ahead import AHEADS
 from bigmodel.models.backbone import REMAT, SHARE, Backbone
 from bigmodel.models.encoder import Encoder, NoEncoder, Source
@@ -47,6 +48,7 @@ SLOTS: dict[str, Mapping[str, Any]] = {
     'block': BLOCKS,
     'head': HEADS,
     'ahead': AHEADS,
+    'adapter': ADAPTERS,
     'init': INITS,
     'kernel': KERNELS,
     'activation': ACTIVATIONS,
@@ -65,6 +67,7 @@ class Model(nn.Module):
     make_head: Callable[..., nn.Module]
     make_encoder: Callable[..., nn.Module]
     make_ahead: Callable[..., nn.Module]
+    adapter: Adapter = Adapter()
 
     def setup(self) -> None:
         self.inputs = self.make_inputs()
@@ -119,6 +122,7 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
         if encoder
         else NoEncoder,
         _ahead(model, layers, known),
+        make(ADAPTERS, model.adapter, 'model.adapter'),
     )
 
 
@@ -212,7 +216,8 @@ def init_params(model: Model, key: jax.Array) -> Any:
     }
     inputs, source = model.example()
     with sharding.inactive():
-        return model.clone(**once).init(key, inputs, source=source, mutable=['params'])['params']
+        drawn = model.clone(**once).init(key, inputs, source=source, mutable=['params'])['params']
+        return model.adapter.init(drawn, jax.random.fold_in(key, 1))
 
 
 def apply(
@@ -226,7 +231,7 @@ def apply(
 ) -> Array:
     """The model's outputs; dropout is on exactly when `dropout_key` is given."""
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
-    variables = {'params': params}
+    variables = {'params': model.adapter.merge(params, dropout_key)}
     return model.apply(variables, inputs, positions, segments, source=source, rngs=rngs)
 
 
@@ -241,7 +246,8 @@ def apply_with_losses(
 ) -> tuple[Array, dict[str, Array]]:
     """`apply`, and what layers add to the loss: name -> sum over layers (`layers/losses.py`)."""
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
-    variables, collect = {'params': params}, {'rngs': rngs, 'mutable': [LOSSES]}
+    variables = {'params': model.adapter.merge(params, dropout_key)}
+    collect = {'rngs': rngs, 'mutable': [LOSSES]}
     outputs, sown = model.apply(variables, inputs, positions, segments, source=source, **collect)
     return outputs, total_losses(sown)
 
@@ -260,7 +266,8 @@ def apply_cached(
 
     The first step reads the `source`, if there is an encoder; later ones keep what it made of it.
     """
-    variables = {'params': params} if cache is None else {'params': params, 'cache': cache}
+    variables = {'params': model.adapter.merge(params)}
+    variables |= {} if cache is None else {'cache': cache}
     outputs, updated = model.apply(
         variables, tokens, positions, segments, cache_length, source, mutable=['cache']
     )

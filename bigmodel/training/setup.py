@@ -13,6 +13,7 @@ from bigmodel.data.tokenizers import load_tokenizer
 from bigmodel.errors import UserError
 from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
+from bigmodel.models.adapters import KEY as ADAPTER
 from bigmodel.models.counts import flops_per_row
 from bigmodel.models.model import Model, apply, build_model, kernel_name
 from bigmodel.models.stack import layer_specs
@@ -157,6 +158,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     kernel = kernel_name(config.model, platform)
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
     _check_head(plan)
+    _check_adapter(plan)
     return plan
 
 
@@ -214,6 +216,19 @@ def _check_head(setup: Outline) -> None:
             f'task={setup.config.task!r} needs model.head={wanted!r}, '
             f'not {setup.config.model.head!r}'
         )
+
+
+def _check_adapter(setup: Outline) -> None:
+    """What an adapter changes must not be trained beside it."""
+    trained = params_lib.flatten(setup.optimizer.trained)
+    for path in trained:
+        base = path.partition(f'{ADAPTER}/')[2].rpartition('/')[0]
+        if trained.get(base):
+            raise UserError(
+                f'model.adapter={setup.config.model.adapter!r} adapts {base}, which '
+                f"optimizer.train trains; set optimizer.train=(('adapter/.*', True), "
+                f"('head/.*', True), ('.*', False))"
+            )
 
 
 def _check_init_from(setup: Setup) -> None:
