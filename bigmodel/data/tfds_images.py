@@ -15,6 +15,7 @@ from bigmodel.errors import UserError
 from bigmodel.specs import NOT_NEGATIVE
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}  # Pillow's, by the number of channels
+ENCODED = 'encoding_format'  # what TFDS's Image features have, and others not
 VERSION = 1  # part of the fingerprint: raise it when the same arguments give other rows
 
 
@@ -55,9 +56,10 @@ class TfdsImages(TfdsSplit, ImageSource):
         return len(self._examples)
 
     def take(self, indices: Int[np.ndarray, 'n']) -> dict[str, np.ndarray]:
-        rows = self._examples.__getitems__(indices.tolist())
-        images = [self._pixels(row[self._field], i) for row, i in zip(rows, indices, strict=True)]
-        found = {'image': np.stack(images)}
+        places = indices.tolist()
+        rows = self._examples.__getitems__(places)
+        pixels = [self._pixels(row[self._field], i) for row, i in zip(rows, places, strict=True)]
+        found = {'image': np.stack(pixels)}
         if not self.label:
             return found
         return found | {'label': np.array([row[self.label] for row in rows], np.int32)}
@@ -68,10 +70,11 @@ class TfdsImages(TfdsSplit, ImageSource):
 
     @functools.cached_property
     def _examples(self) -> Any:
-        import tensorflow_datasets as tfds
+        from tensorflow_datasets import decode
 
-        # Left encoded: TFDS's own decoder keeps grey or CMYK files as they are.
-        return self.open_examples({self._field: tfds.decode.SkipDecoding()})
+        # Left encoded: TFDS's own decoder keeps grey and CMYK files as they are.
+        images = [k for k, f in self.builder.info.features.items() if hasattr(f, ENCODED)]
+        return self.open_examples({name: decode.SkipDecoding() for name in images})
 
     @functools.cached_property
     def _field(self) -> str:
@@ -114,9 +117,7 @@ def _middle(width: int, height: int) -> tuple[float, float, float, float]:
 
 def _is_image(feature: Any) -> bool:
     shape = getattr(feature, 'shape', None)
-    return (
-        hasattr(feature, 'encoding_format') and feature.np_dtype == np.uint8 and shape[-1] in MODES
-    )
+    return hasattr(feature, ENCODED) and feature.np_dtype == np.uint8 and shape[-1] in MODES
 
 
 def _pillow() -> Any:
