@@ -202,6 +202,11 @@ def _check_head(setup: Outline) -> None:
                 f"use 'causal' or 'window(size)'"
             )
 
+    if setup.config.sample and not setup.task.causal:
+        raise UserError(
+            f'sample={setup.config.sample!r}: a model of task={setup.config.task!r} writes no '
+            f"text; set sample to ''"
+        )
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
         needs = 'an encoder' if source_length else 'none'
