@@ -219,6 +219,8 @@ def test_encodings_with_tables_run_split(position: str) -> None:
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
 
 
+# Small beside the rest, and on axes that tensor rules leave whole.
+WHOLE = ('inputs/patch/weight', 'head/out/weight')
 ODD = {size for size, row in PRESETS.items() if row['num_heads'] % 2}
 
 
@@ -226,7 +228,7 @@ def boxed_preset(size: str) -> Any:
     config = defaults.get_config()
     config.model.size = size
     presets.resolve(config.model, 1024)
-    return abstract_params(build_model(config.model, 50257, 0, 'cpu'))
+    return abstract_params(build_model(config.model, 50257, 1000, 'cpu'))
 
 
 def sharding_of_twos(rules: str) -> Sharding:
@@ -244,7 +246,7 @@ def test_every_parameter_of_every_size_can_be_split(size: str, rules: str) -> No
     shapes = params_lib.flatten(jax.tree.map(lambda b: b.value, boxed, is_leaf=is_box))
     for path, place in params_lib.flatten(sharding.of_params(boxed)).items():
         is_split = place.shard_shape(shapes[path].shape) != shapes[path].shape
-        if rules == 'dp':
+        if rules == 'dp' or (rules == 'tensor' and size.startswith('vit') and path in WHOLE):
             assert not is_split, path
         elif path.endswith(('weight', 'tokens/table')):
             assert is_split, path

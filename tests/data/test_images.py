@@ -183,7 +183,7 @@ def test_a_damaged_image_names_its_example(build):
 
 def test_absent_data_is_refused_with_the_way_to_it(make_config, monkeypatch):
     monkeypatch.setattr(tfds_prepared, 'reachable', lambda url: False)
-    with pytest.raises(UserError, match='cifar10 is not prepared .* On a machine with network'):
+    with pytest.raises(UserError, match=r'cifar10 is not prepared .* On a machine with network'):
         open_data(make_config(source='tfds_images("cifar10")'), 'train', length=1)
 
 

@@ -1,4 +1,4 @@
-"""Makes vit_values.npz again: a small random ViT of Hugging Face, its input and what it makes of it.
+"""Makes vit_values.npz again: a small random ViT of Hugging Face, with its input and output.
 
 Made with torch 2.13.0 and transformers 5.23.0; the tests read the file and need neither.
 

@@ -29,7 +29,12 @@ def test_patches_and_their_pixels_go_row_by_row() -> None:
     image = drawn(2, 4, 6, 3)
     want = [
         [
-            [image[b, 2 * i + y, 2 * j + x, c] for y in range(2) for x in range(2) for c in range(3)]
+            [
+                image[b, 2 * i + y, 2 * j + x, c]
+                for y in range(2)
+                for x in range(2)
+                for c in range(3)
+            ]
             for i in range(2)
             for j in range(3)
         ]
