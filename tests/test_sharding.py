@@ -66,17 +66,32 @@ def batches() -> list[dict[str, np.ndarray]]:
     return found
 
 
-def train(sharding: Sharding, optimizer: str = 'adamw', accumulate: int = 1, **model: Any) -> Run:
+def pictures() -> list[dict[str, np.ndarray]]:
+    """Images of 3×4 patches of 2 pixels, with a label each."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (STEPS, ROWS, 6, 8, 3)).astype(np.uint8)
+    labels = rng.integers(0, 4, (STEPS, ROWS)).astype(np.int32)
+    return [{'image': x, 'label': y} for x, y in zip(images, labels, strict=True)]
+
+
+def train(
+    sharding: Sharding,
+    optimizer: str = 'adamw',
+    accumulate: int = 1,
+    task: str = 'causal_lm',
+    rows: list[dict[str, np.ndarray]] | None = None,
+    **model: Any,
+) -> Run:
     config = small_config(LENGTH, **model)
     config.optimizer.name = optimizer
     config.schedule = 'constant'
-    built = small_model(LENGTH, **model)
+    built = small_model(LENGTH, 4, **model)
     boxed = abstract_params(built)
     opt, hparams = build_optimizer(config, boxed)
     shapes = jax.eval_shape(lambda h: init_state(built, opt, h), hparams)
     places = state_sharding(sharding, boxed, shapes)
     step = quick_jit(
-        make_train_step(built, build_task('causal_lm'), opt, accumulate),
+        make_train_step(built, build_task(task), opt, accumulate),
         out_shardings=(places, None),
     )
     losses = []
@@ -84,9 +99,9 @@ def train(sharding: Sharding, optimizer: str = 'adamw', accumulate: int = 1, **m
         params = jax.device_put(random_params(built), places.params)
         moments = quick_jit(opt.init, out_shardings=places.opt_state)(params, hparams)
         state = State(jax.device_put(jnp.int32(0), sharding.replicated()), params, moments)
-        rows = [put_batch(b, sharding) for b in batches()]
-        compiled = step.lower(state, rows[0], hparams).compile()
-        for batch in rows:
+        placed = [put_batch(b, sharding) for b in rows or batches()]
+        compiled = step.lower(state, placed[0], hparams).compile()
+        for batch in placed:
             state, metrics = compiled(state, batch, hparams)
             losses.append(metrics['loss'].value())
     return Run(sharding, losses, state.params, state.opt_state, compiled.as_text())
@@ -209,6 +224,20 @@ def test_experts_run_split(rules: str) -> None:
     shape = {'ffn': 'moe(experts=4, shared=1, choice_bias=1.0)'}
     one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), **shape)
     two = train(make_sharding(MESHES[rules], rules), **shape)
+    np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
+
+
+def test_images_run_split() -> None:
+    shape = {
+        'inputs': 'patches(size=2, class_token=True)',
+        'position': 'learned_2d(columns=4)',
+        'mask': 'full',
+        'head': 'classifier(pool="first")',
+    }
+    options = {'task': 'classification', 'rows': pictures()} | shape
+    one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), **options)
+    two = train(make_sharding(MESHES['fsdp_tensor'], 'fsdp_tensor'), **options)
+    assert one.losses[0] != one.losses[2]
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
 
 
