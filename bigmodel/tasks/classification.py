@@ -29,7 +29,7 @@ class Classification(Task):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ('image',) if self.shift or self.flip else KINDS
+        return ('image',) if self.shift or self.flip else tuple(KINDS)
 
     def augment(self, rows: Rows, draws: Draws) -> Rows:
         if self.shift:

@@ -17,7 +17,8 @@ Batch = Mapping[str, Array]
 ModelFn = Callable[..., Array]
 
 
-KINDS = ('tokens', 'image')  # the fields of a batch that models read
+# The fields of a batch that models read, and what they hold.
+KINDS = {'tokens': 'tokens', 'image': 'images'}
 
 
 def model_inputs(batch: Batch) -> tuple[Array, Array | None, Array | None]:

@@ -12,8 +12,6 @@ from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.specs import make
 from bigmodel.tasks.task import KINDS, Task
 
-PLURAL = {'tokens': 'tokens', 'image': 'images'}
-
 
 def check_inputs(config: ConfigDict, task: Task, model: Model, data: Data) -> None:
     """Raises UserError for rows that the task or the model cannot read, before anything compiles.
@@ -26,13 +24,13 @@ def check_inputs(config: ConfigDict, task: Task, model: Model, data: Data) -> No
     if kind not in task.reads:
         raise UserError(
             f'task={config.task!r} reads {_either(task.reads)}, but data.source='
-            f'{config.data.source!r} gives {PLURAL[kind]}; choose another task or source'
+            f'{config.data.source!r} gives {KINDS[kind]}; choose another task or source'
         )
     if inputs.key != kind:
         fitting = [name for name, part in INPUTS.items() if part.key == kind]
         raise UserError(
-            f'model.inputs={config.model.inputs!r} reads {PLURAL[inputs.key]}, but data.source='
-            f'{config.data.source!r} gives {PLURAL[kind]}; set model.inputs to '
+            f'model.inputs={config.model.inputs!r} reads {KINDS[inputs.key]}, but data.source='
+            f'{config.data.source!r} gives {KINDS[kind]}; set model.inputs to '
             f'{" or ".join(fitting)}'
         )
     layout = inputs.layout(row[kind].shape[1:])
@@ -58,4 +56,4 @@ def _check_columns(model: ConfigDict, columns: int) -> None:
 
 
 def _either(kinds: tuple[str, ...]) -> str:
-    return ' or '.join(PLURAL[kind] for kind in kinds)
+    return ' or '.join(KINDS[kind] for kind in kinds)

@@ -132,6 +132,15 @@ def test_scaling_keeps_the_mean_of_a_square(build):
     assert np.abs(means[0] - means[1]).max() < 12 < np.abs(means[0] - means[0].mean(0)).max()
 
 
+@pytest.mark.parametrize('mode', ['L', 'CMYK'])
+def test_files_of_another_mode_get_the_channels_of_the_data_set(build, mode):
+    """Some of ImageNet's are grey or CMYK, though its images have three channels."""
+    file = io.BytesIO()
+    Image.new(mode, (8, 12), 100 if mode == 'L' else (155, 155, 155, 0)).save(file, 'jpeg')
+    pixels = build('image="any", size=4').source._pixels(file.getvalue(), 0)
+    assert pixels.shape == (4, 4, 3) and np.abs(pixels.astype(int) - 100).max() <= 2
+
+
 def test_slices_are_splits_and_the_source_pickles(build):
     rows = build('image="grey", validation="train[50%:]"', 'validation')
     assert len(rows) == COUNT // 2
