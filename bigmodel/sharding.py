@@ -24,7 +24,7 @@ MESH_AXES = ('data', 'fsdp', 'tensor')
 
 # Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, experts, vocab, positions,
 # labels, latent (what keys and values are made from), taps (of a convolution), gates and state (of
-# a recurrence).
+# a recurrence), pixels (of a patch).
 # Activations: batch, length, features (model width of an activation).
 _REPLICATED = dict.fromkeys(
     [
@@ -42,6 +42,7 @@ _REPLICATED = dict.fromkeys(
         'taps',
         'gates',
         'state',
+        'pixels',
         'length',
         'features',
     ]

@@ -13,7 +13,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    c.task = 'causal_lm'  # bigmodel/tasks: causal_lm(z_loss=, label_smoothing=), classification
+    # bigmodel/tasks: causal_lm(z_loss=, label_smoothing=), classification(shift=, flip=, …)
+    c.task = 'causal_lm'
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
@@ -21,11 +22,12 @@ def get_config(arg: str = '') -> ConfigDict:
     c.sample = ''  # prompt of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
-    c.data.source = 'pystdlib'  # pystdlib, tfds("name"), text, jsonl, or a probe: data/probes.py
+    # pystdlib, tfds("name"), text, jsonl; images: digits, tfds_images("name"); data/probes.py
+    c.data.source = 'pystdlib'
     c.data.path = ''  # glob of files, for text and jsonl
     c.data.tokenizer = 'bytes'  # bytes, chars, hf("tokenizer.json")
     c.data.packing = 'stream'  # stream, first_fit, windows, pad: bigmodel/data/packing.py
-    c.data.seq_len = 256  # tokens a row
+    c.data.seq_len = 256  # tokens a row; of an image: its patches, and one for a class token
     c.data.batch_size = 32  # rows an update, over all devices and hosts
     c.data.cache_dir = ''  # of prepared data; '': ~/.cache/bigmodel
     c.data.workers = 0  # processes that prepare data; 0: one a core
@@ -39,7 +41,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.head_dim = 0  # 0: width / num_heads
     c.model.vocab_size = 0  # 0: the tokenizer's, rounded up to a multiple of 64
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
-    c.model.inputs = ''  # tokens(scale=): what turns a batch into vectors
+    c.model.inputs = ''  # tokens(scale=), patches(size=, channels=, class_token=)
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5, …: layers/positions.py
     c.model.mask = ''  # causal, window(size), chunked(size), prefix(length), full
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from

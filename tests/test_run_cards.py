@@ -28,8 +28,12 @@ def test_card_builds_and_its_step_has_shapes(card: pathlib.Path) -> None:
     optimizer, hparams = build_optimizer(config, abstract_params(model))
     state = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
     rows, length = config.data.batch_size, config.data.seq_len + task.extra_tokens
-    names = ('tokens', 'positions', 'segments')
+    names = ('positions', 'segments')
     batch = dict.fromkeys(names, jax.ShapeDtypeStruct((rows, length), jnp.int32))
+    inputs = model.make_inputs()
+    example = inputs.example(length)
+    assert inputs.key in task.reads
+    batch[inputs.key] = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
     if task.labelled:
         batch['label'] = jax.ShapeDtypeStruct((rows,), jnp.int32)
     step = make_train_step(model, task, optimizer, config.accumulate)

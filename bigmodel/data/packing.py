@@ -18,7 +18,8 @@ class Examples(Protocol):
     tokens int32 (n, length); segments int32 (n, length), 1-based number of the document within the
     row, 0 where the row is padding; positions int32 (n, length), from 0 in each piece of a
     document; label int32 (n,) where a row is one labelled document (or a piece of one); weights
-    float32 (n, length) where not every token's prediction counts alike.
+    float32 (n, length) where not every token's prediction counts alike. Rows of images have image
+    uint8 (n, height, width, channels) instead of tokens.
     """
 
     length: int

@@ -46,7 +46,10 @@ class LMHead(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Logits over labels from the mean, first or last vector of a row; starts at zero."""
+    """Logits over labels from the mean, first or last vector of a row; starts at zero.
+
+    With a class token, take the first; the mean is of all vectors, that one included.
+    """
 
     num_labels: int
     pool: str = 'mean'

@@ -30,6 +30,19 @@ _GPT2 = {
     'init': 'gpt2',
 }
 
+_VIT = {
+    'inputs': 'patches(size=16, channels=3, class_token=True)',
+    'mask': 'full',
+    'embed_norm': 'none',
+    'position': 'learned',
+    'norm': 'layernorm(eps=1e-6)',
+    'ffn': 'mlp(activation="gelu", bias=True)',
+    'mixer': 'attention(bias=True, out_bias=True)',
+    'block': 'prenorm',
+    'head': 'classifier(pool="first")',
+    'init': 'fan_in',
+}
+
 # depth, width, heads, kv heads; hidden sizes are in the ffn spec where they are not the default.
 PRESETS: dict[str, dict[str, Any]] = {
     # Rows of our own for laptops, Llama-shaped; `tiny` has about a million parameters on bytes.
@@ -60,6 +73,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         'num_heads': 32,
         'ffn': 'gated(hidden=11008)',
     },
+    # Touvron et al. 2020 (DeiT-S) and Dosovitskiy et al. 2020, table 1: with data.seq_len=197 for
+    # images of 224 pixels.
+    'vit-s16': {**_VIT, 'depth': 12, 'width': 384, 'num_heads': 6},
+    'vit-b16': {**_VIT, 'depth': 12, 'width': 768, 'num_heads': 12},
 }
 
 

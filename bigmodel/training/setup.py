@@ -8,8 +8,9 @@ import jax
 from bigmodel import devices
 from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
+from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Data, open_data
-from bigmodel.data.tokenizers import load_tokenizer
+from bigmodel.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel.errors import UserError
 from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
@@ -19,8 +20,9 @@ from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.specs import make, parse
 from bigmodel.tasks.build import build_task
-from bigmodel.tasks.task import Task
+from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.checkpoints import Checkpoints, find_run
+from bigmodel.training.fit import check_inputs
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
 
@@ -144,6 +146,8 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     vocab_size = data.tokenizer.vocab_size + task.extra_ids if data else config.model.vocab_size
     num_labels = len(data.label_names) if data else 0
     model = build_model(config.model, vocab_size, num_labels, platform)
+    if data:
+        check_inputs(config, task, model, data)
     boxed = abstract_params(model)
     optimizer, hparams = build_optimizer(config, boxed)
     shapes = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
@@ -161,6 +165,9 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
 
 
 def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: bool) -> Data:
+    def augment_and_prepare(rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
+        return task.prepare(task.augment(rows, draws), draws, tokenizer)
+
     return open_data(
         config.data,
         split,
@@ -170,7 +177,7 @@ def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: b
         shuffle=shuffle,
         labelled=task.labelled,
         tokenizer=tokenizer,
-        prepare=task.prepare,
+        prepare=augment_and_prepare if shuffle else task.prepare,
         host_index=jax.process_index(),
         host_count=jax.process_count(),
     )
@@ -195,6 +202,11 @@ def _check_head(setup: Outline) -> None:
                 f"use 'causal' or 'window(size)'"
             )
 
+    if setup.config.sample and not setup.task.causal:
+        raise UserError(
+            f'sample={setup.config.sample!r}: a model of task={setup.config.task!r} writes no '
+            f"text; set sample to ''"
+        )
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
         needs = 'an encoder' if source_length else 'none'

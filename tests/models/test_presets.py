@@ -1,6 +1,9 @@
 """Sizes against published parameter counts; the golden table of the default model."""
 
+import pathlib
+
 import jax
+import numpy as np
 import pytest
 
 from bigmodel import params as params_lib
@@ -14,7 +17,10 @@ from experiments import defaults
 from tests.golden import make_tiny_parameters
 
 # Size -> (vocabulary, context, parameters): of the released GPT-2 checkpoints, Llama 7B and
-# Llama 3.2 1B. Rows of our own are held by the golden table and by their order.
+# Llama 3.2 1B; of ViTs with 1,000 labels instead of a vocabulary (22.05M and 86.57M), as Hugging
+# Face's models of the same shape have (tests/golden/make_vit_values.py). Theirs have a position for
+# the class token, ours has a row of the table that is never read. Rows of our own are held by the
+# golden table and by their order.
 PUBLISHED = {
     'gpt2-124m': (50257, 1024, 124_439_808),
     'gpt2-355m': (50257, 1024, 354_823_168),
@@ -22,7 +28,11 @@ PUBLISHED = {
     'gpt2-1558m': (50257, 1024, 1_557_611_200),
     'llama-7b': (32000, 2048, 6_738_415_616),
     'llama-1b': (128256, 2048, 1_235_814_400),
+    'vit-s16': (0, 197, 22_050_664),
+    'vit-b16': (0, 197, 86_567_656),
 }
+VIT_VALUES = pathlib.Path(__file__).parents[1] / 'golden' / 'vit_values.npz'
+LABELS = 1000  # for sizes whose head is a classifier
 OURS = ('tiny', 'mini', 'small')
 
 
@@ -31,7 +41,8 @@ def boxed_params(size: str, vocab_size: int, seq_len: int) -> tuple:
     config.model.size = size
     config.model.vocab_size = vocab_size
     presets.resolve(config.model, seq_len)
-    return config.model, abstract_params(build_model(config.model, 64, 0, 'cpu'))
+    # Heads over a vocabulary need no labels, and ask for none.
+    return config.model, abstract_params(build_model(config.model, 64, LABELS, 'cpu'))
 
 
 def test_every_size_is_published_or_ours() -> None:
@@ -42,6 +53,12 @@ def test_every_size_is_published_or_ours() -> None:
 def test_parameter_count_is_the_published_one(size: str) -> None:
     vocab_size, context, count = PUBLISHED[size]
     assert params_lib.count(boxed_params(size, vocab_size, context)[1]) == count
+
+
+@pytest.mark.parametrize('size', ['vit-s16', 'vit-b16'])
+def test_parameter_count_of_a_vit_is_hugging_faces(size: str) -> None:
+    with np.load(VIT_VALUES) as values:
+        assert PUBLISHED[size][2] == values[f'count/{size}']
 
 
 def test_tiny_is_about_a_million_and_ours_grow() -> None:
