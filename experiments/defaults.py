@@ -65,7 +65,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.weight_decay = 0.1  # decoupled: multiplied by the learning rate
     c.optimizer.clip_norm = 1.0  # of the global gradient norm; 0: no clipping
     # Lists of (regex, value) over parameter paths: the first that matches from the start wins.
-    c.optimizer.decay = (('.*/(scale|bias|table)$', 0.0), ('.*', 1.0))  # of weight_decay
+    c.optimizer.decay = (('.*/weight$', 1.0), ('.*', 0.0))  # of weight_decay: matrices alone
     c.optimizer.rates = (('.*', 1.0),)  # multipliers of the learning rate
     c.optimizer.train = (('.*', True),)  # False: frozen, without optimizer state
     c.schedule = 'cosine(warmup_steps=100)'  # constant, linear, cosine, inverse_sqrt, wsd

@@ -37,8 +37,8 @@ class Stateful(Mixer, kw_only=True):
 
 
 class Vector(nn.Module):
-    """Parameters that are no matrix, called 'scale' so that `optimizer.decay` leaves them alone:
-    a decay rate that weight decay draws to 0 is another one.
+    """Parameters that are no matrix, called 'scale': `optimizer.decay` leaves them alone, because a
+    decay rate that weight decay draws to 0 is another one.
     """
 
     shape: tuple[int, ...]
