@@ -48,7 +48,8 @@ def get_config(arg: str = '') -> ConfigDict:
     # attention(qk_norm=, weights=, gate=, …), differential, mla(rank=, …), rglru, linear_attention,
     # retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
     c.model.mixer = ''  # `launch.py parts mixer` lists them with their arguments
-    c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=)
+    # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=), switch, expert_choice
+    c.model.ffn = ''
     c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
     c.model.head = ''  # lm(tied=), classifier(pool=)
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)

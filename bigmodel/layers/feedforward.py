@@ -30,6 +30,7 @@ class FeedForward(nn.Module):
     """Base of all feed-forward layers."""
 
     activation: str = 'gelu'
+    causal = True  # whether no token's output depends on a later one
 
     def refusal(self) -> str:
         """Why its own fields cannot work together ('needs …, but …'), or ''."""
@@ -41,7 +42,7 @@ class FeedForward(nn.Module):
         return 1.0
 
     def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
-        """What each token computes from itself."""
+        """What each token computes from itself; a mixture with places for few, from its row."""
         raise NotImplementedError
 
 

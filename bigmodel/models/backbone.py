@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.linear import Embed
-from bigmodel.layers.losses import LOSSES
+from bigmodel.layers.losses import LOSSES, REPORTS
 from bigmodel.layers.positions import Position
 from bigmodel.sharding import constrain
 
@@ -70,7 +70,7 @@ class Backbone(nn.Module):
             group = nn.remat(Group, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
         self.layers = nn.scan(
             group,
-            variable_axes={'params': 0, 'cache': 0, LOSSES: 0},
+            variable_axes={'params': 0, 'cache': 0, LOSSES: 0, REPORTS: 0},
             split_rngs={'params': True, 'dropout': True},
             in_axes=nn.broadcast,
             length=self.repeats,

@@ -22,7 +22,7 @@ from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.initializers import INITS, Parametrisation
 from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.linear import Embed
-from bigmodel.layers.losses import LOSSES, total_losses
+from bigmodel.layers.losses import LOSSES, REPORTS, mean_reports, total_losses
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
@@ -168,13 +168,15 @@ def apply_with_losses(
     positions: Int[Array, 'B L'] | None = None,
     segments: Int[Array, 'B L'] | None = None,
     dropout_key: jax.Array | None = None,
-) -> tuple[Array, dict[str, Array]]:
-    """`apply`, and what layers add to the loss: name -> sum over layers (`layers/losses.py`)."""
+) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+    """`apply`, what layers add to the loss: name -> sum over layers, and what they report: name ->
+    mean over layers (`layers/losses.py`).
+    """
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
     outputs, sown = model.apply(
-        {'params': params}, tokens, positions, segments, rngs=rngs, mutable=[LOSSES]
+        {'params': params}, tokens, positions, segments, rngs=rngs, mutable=[LOSSES, REPORTS]
     )
-    return outputs, total_losses(sown)
+    return outputs, total_losses(sown), mean_reports(sown)
 
 
 def apply_cached(

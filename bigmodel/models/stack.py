@@ -10,9 +10,10 @@ from flax import linen as nn
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
 from bigmodel.layers.blocks import BLOCKS
+from bigmodel.layers.feedforward import FeedForward
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.kernels import Reference, Request, choose
-from bigmodel.layers.masks import MASKS
+from bigmodel.layers.masks import MASKS, Mask
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS, Position
@@ -115,9 +116,26 @@ def _layer(
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])
     ffn = bind(FFNS, specs['ffn'], 'model.ffn', dropout=model.dropout, **known)
     _refuse(ffn().refusal(), 'model.ffn', specs['ffn'])
+    _check_mask(specs, mask, position, ffn())
     norm = bind(NORMS, specs['norm'], 'model.norm', axis='embed')
     block = bind(BLOCKS, specs['block'], 'model.block', mixer=mixer, ffn=ffn, norm=norm, **known)
     return Layer(specs, block, kernel)
+
+
+def _check_mask(specs: Mapping[str, str], mask: Mask, position: Position, ffn: FeedForward) -> None:
+    """Parts that are for a causal mask only, or for no causal one."""
+    if position.for_causal and not mask.causal:
+        raise UserError(
+            f'model.position={specs["position"]!r} fades with the distance to the past and grows '
+            f'with that to the future, which model.mask={specs["mask"]!r} shows; '
+            f"set model.mask='causal', or model.position='rope'"
+        )
+    if mask.causal and not ffn.causal:
+        raise UserError(
+            f'model.ffn={specs["ffn"]!r} lets later tokens change earlier ones, which '
+            f'model.mask={specs["mask"]!r} forbids; '
+            f"set model.ffn to 'moe' or 'switch', or model.mask='full'"
+        )
 
 
 def overrides(position: Position, hook: str) -> bool:

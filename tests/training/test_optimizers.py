@@ -16,7 +16,7 @@ from bigmodel.errors import UserError
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.convolution import DepthwiseConv
 from bigmodel.layers.ffn import FFNS
-from bigmodel.layers.linear import ExpertLinear, Linear
+from bigmodel.layers.linear import ExpertWeight, Linear
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
@@ -255,7 +255,7 @@ PARTS = [
     *({'position': position} for position in POSITIONS),
     *({'norm': norm} for norm in NORMS),
     *({'block': block} for block in BLOCKS),
-    *({'ffn': ffn} for ffn in FFNS),
+    *({'ffn': ffn, 'mask': 'full'} for ffn in FFNS),
     *({'mixer': mixer, 'position': 'none', 'num_kv_heads': 4} for mixer in MIXERS),
     *({'mixer': f'attention(weights="{weights}")'} for weights in WEIGHTS),
     {'mixer': 'attention(bias=True, out_bias=True, gate=True, qk_norm="layernorm")'},
@@ -269,14 +269,14 @@ PARTS = [
 
 @pytest.mark.parametrize('model', PARTS, ids=str)
 def test_default_decay_is_of_matrices_and_of_nothing_else(model: dict) -> None:
-    """Those that Linear, ExpertLinear and DepthwiseConv make: two dims or more beside the layers'.
+    """Those that Linear, ExpertWeight and DepthwiseConv make: two dims or more beside the layers'.
 
     Not gains and offsets, rates of forgetting, biases of a choice or tables.
     """
     made = set()
 
     def note(call: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, Linear | ExpertLinear | DepthwiseConv):
+        if isinstance(context.module, Linear | ExpertWeight | DepthwiseConv):
             made.add('/'.join((*context.module.path, 'weight')))
         return call(*args, **kwargs)
 
