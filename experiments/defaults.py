@@ -46,7 +46,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.pattern = ()  # ('window(512)', 'layer(mixer="rglru", position="none")')
     c.model.norm = ''  # rmsnorm(plus_one=), layernorm, dyt, none
     # attention(qk_norm=, weights=, gate=, …), differential, mla(rank=, …), rglru, linear_attention,
-    # retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
+    # retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv, long_conv
     c.model.mixer = ''  # `launch.py parts mixer` lists them with their arguments
     # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=), switch, expert_choice
     c.model.ffn = ''
