@@ -19,8 +19,11 @@ from bigmodel.layers.products import contract_each, contract_groups
 from bigmodel.sharding import by_rows
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
+Tokens = Float[Array, 'B L D']
+Scores = Float[Array, 'B L E']
+Where = Int[Array, 'B *c']
+Gates = Float[Array, 'B *c']
 Matrices = tuple[Float[Array, 'E D F'], Float[Array, 'E D F'], Float[Array, 'E F D']]
-Routes = tuple[Int[Array, 'B *c'], Float[Array, 'B *c']]
 
 
 class Mixture(FeedForward):
@@ -49,29 +52,21 @@ class Mixture(FeedForward):
         """The share of its experts' weights that one token is multiplied with."""
         return self.met() / self.experts
 
-    def route(
-        self, logits_BLE: Float[Array, 'B L E'], probability_BLE: Float[Array, 'B L E']
-    ) -> Routes:
+    def route(self, probability_BLE: Scores) -> tuple[Where, Gates]:
         """Who goes where, and with which gate; adds what that costs to the loss."""
         raise NotImplementedError
 
-    def serve(
-        self,
-        matrices: Matrices,
-        x_BLD: Float[Array, 'B L D'],
-        where: Int[Array, 'B *c'],
-        gate: Float[Array, 'B *c'],
-    ) -> Float[Array, 'B L D']:
+    def serve(self, matrices: Matrices, x_BLD: Tokens, where: Where, gate: Gates) -> Tokens:
         """Σ gate·FFN_e(x) by what `route` found, float32; it sees the rows of one device."""
         raise NotImplementedError
 
     @nn.compact
-    def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    def __call__(self, x_BLD: Tokens) -> Tokens:
         width = x_BLD.shape[-1]
         each = math.ceil(gated_hidden(width) / (self.met() + self.shared))
         hidden = self.hidden or -(-each // 8) * 8
         matrices = self._matrices(width, hidden)
-        y_BLD = by_rows(self.serve, matrices, x_BLD, *self.route(*self._router(x_BLD)))
+        y_BLD = by_rows(self.serve, matrices, x_BLD, *self.route(self._router(x_BLD)))
         y_BLD = y_BLD.astype(self.dtype)
         if self.shared:
             shared = (self.activation, self.shared * hidden, False, 0.0, self.init, self.dtype)
@@ -85,17 +80,15 @@ class Mixture(FeedForward):
         gate, up = (ExpertWeight(*into, name=name)() for name in ('gate', 'in'))
         return gate, up, ExpertWeight(*back, name='out')()
 
-    def _router(
-        self, x_BLD: Float[Array, 'B L D']
-    ) -> tuple[Float[Array, 'B L E'], Float[Array, 'B L E']]:
-        """Logits and their softmax over experts."""
+    def _router(self, x_BLD: Tokens) -> Scores:
+        """The probability of each expert."""
         # In float32: bfloat16's rounding swaps experts (Fedus et al. 2021, §2.4).
         router = Linear((self.experts,), ('embed',), ('experts',), init=self.init, name='router')
         logits_BLE = router(x_BLD.astype(jnp.float32))
         if self.router_z:
             z = jnp.mean(jax.nn.logsumexp(logits_BLE, -1) ** 2)
             add_loss(self, 'router_z', self.router_z * z)
-        return logits_BLE, jax.nn.softmax(logits_BLE, -1)
+        return jax.nn.softmax(logits_BLE, -1)
 
     @nn.nowrap
     def _experts(
@@ -134,9 +127,7 @@ class MoE(Mixture):
     def met(self) -> float:
         return float(self.top_k)
 
-    def route(
-        self, logits_BLE: Float[Array, 'B L E'], probability_BLE: Float[Array, 'B L E']
-    ) -> Routes:
+    def route(self, probability_BLE: Scores) -> tuple[Where, Gates]:
         """The experts of each token, B×L×C."""
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('experts',))
         score_BLE, bias_E = probability_BLE, None
@@ -159,13 +150,7 @@ class MoE(Mixture):
         return choice_BLC, gate_BLC
 
     @nn.nowrap
-    def serve(
-        self,
-        matrices: Matrices,
-        x_BLD: Float[Array, 'B L D'],
-        where: Int[Array, 'B L C'],
-        gate: Float[Array, 'B L C'],
-    ) -> Float[Array, 'B L D']:
+    def serve(self, matrices: Matrices, x_BLD: Tokens, where: Where, gate: Gates) -> Tokens:
         # Rows of one token for each of its choices, sorted by expert.
         choice_N = where.reshape(-1)
         order_N = jnp.argsort(choice_N, stable=True)
@@ -196,11 +181,9 @@ class Switch(MoE):
         """At most; the products also have the rows of places that nobody took."""
         return min(1.0, self.capacity) * super().active_share()
 
-    def route(
-        self, logits_BLE: Float[Array, 'B L E'], probability_BLE: Float[Array, 'B L E']
-    ) -> Routes:
+    def route(self, probability_BLE: Scores) -> tuple[Where, Gates]:
         """The place of each choice among those of all experts, B×L×C; beyond them when dropped."""
-        choice_BLC, gate_BLC = super().route(logits_BLE, probability_BLE)
+        choice_BLC, gate_BLC = super().route(probability_BLE)
         places = self._places(choice_BLC.shape[1])
         choice_BN = choice_BLC.reshape(len(choice_BLC), -1)
         one_hot_BNE = jax.nn.one_hot(choice_BN, self.experts, dtype=jnp.int32)
@@ -213,13 +196,7 @@ class Switch(MoE):
         return place_BN.reshape(choice_BLC.shape), gate_BLC
 
     @nn.nowrap
-    def serve(
-        self,
-        matrices: Matrices,
-        x_BLD: Float[Array, 'B L D'],
-        where: Int[Array, 'B L C'],
-        gate: Float[Array, 'B L C'],
-    ) -> Float[Array, 'B L D']:
+    def serve(self, matrices: Matrices, x_BLD: Tokens, where: Where, gate: Gates) -> Tokens:
         B, L, D = x_BLD.shape
         E, P = self.experts, self._places(L)
         x_BND = jnp.repeat(x_BLD, self.top_k, 1)
@@ -263,9 +240,7 @@ class ExpertChoice(Mixture):
     def met(self) -> float:
         return self.capacity
 
-    def route(
-        self, logits_BLE: Float[Array, 'B L E'], probability_BLE: Float[Array, 'B L E']
-    ) -> Routes:
+    def route(self, probability_BLE: Scores) -> tuple[Where, Gates]:
         """The tokens of each expert, B×E×P."""
         length = probability_BLE.shape[1]
         places = math.ceil(self.capacity * length / self.experts)
@@ -277,13 +252,7 @@ class ExpertChoice(Mixture):
         return token_BEP, gate_BEP
 
     @nn.nowrap
-    def serve(
-        self,
-        matrices: Matrices,
-        x_BLD: Float[Array, 'B L D'],
-        where: Int[Array, 'B E P'],
-        gate: Float[Array, 'B E P'],
-    ) -> Float[Array, 'B L D']:
+    def serve(self, matrices: Matrices, x_BLD: Tokens, where: Where, gate: Gates) -> Tokens:
         x_BEPD = jax.vmap(lambda x_LD, token_EP: x_LD[token_EP])(x_BLD, where)
         y_BEPD = self._experts(x_BEPD, matrices, contract_each) * gate[..., None]
         empty_LD = jnp.zeros(x_BLD.shape[1:], jnp.float32)

@@ -230,6 +230,24 @@ def test_experts_of_a_token_are_as_wide_as_the_dense_layer() -> None:
     assert both['out']['weight'].names == ('experts', 'mlp', 'embed')
 
 
+@pytest.mark.parametrize('name', ['moe', 'switch', 'expert_choice'])
+def test_cost_follows_the_experts_that_a_token_meets(name: str) -> None:
+    """Forward and backward of 32 experts against 4, with an eighth of the weights, and `gated`."""
+    rest = ', top_k=2, capacity=1.0' if name == 'switch' else ''
+
+    def flops(spec: str) -> float:
+        module = make(FFNS, spec, 'ffn')
+        x = jax.ShapeDtypeStruct((4, 256, 64), jnp.float32)
+        start = nn.init(lambda m, x: m(x), module)
+        params = nn.unbox(jax.eval_shape(start, jax.random.key(0), x))['params']
+        loss = lambda p, x: jnp.sum(module.apply({'params': p}, x) ** 2)  # noqa: E731
+        compiled = quick_jit(jax.grad(loss, (0, 1))).lower(params, x).compile()
+        return compiled.cost_analysis()['flops']
+
+    few, many = (flops(f'{name}(experts={experts}{rest})') for experts in (4, 32))
+    assert many < 1.1 * few and few < 1.3 * flops('gated')
+
+
 @pytest.mark.parametrize('role', ['linear', 'residual'])
 def test_std_of_an_experts_weight_counts_the_inputs_of_one_expert(role: str) -> None:
     init = make(INITS, 'fan_in', 'init', depth=8)
