@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -149,6 +149,23 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if sharding is None or sharding.mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, sharding.named(axes, x.shape, 'activation'))
+
+
+def by_rows(f: Callable[..., jax.Array], whole: Any, *rows: jax.Array) -> jax.Array:
+    """`f(whole, *rows)` on each device's own rows of a batch, with all of `whole`.
+
+    For what XLA would gather the batch to do, a sort of its tokens for one. Without a mesh that
+    splits the batch it is just `f`.
+    """
+    sharding = _active.get()
+    axes = sharding._mesh_axes('batch', 'batch') if sharding else ()
+    if not axes:
+        return f(whole, *rows)
+    specs = (PartitionSpec(), *[PartitionSpec(axes)] * len(rows))
+    # Axes that split weights stay XLA's business.
+    return jax.shard_map(f, in_specs=specs, out_specs=PartitionSpec(axes), axis_names=set(axes))(
+        whole, *rows
+    )
 
 
 def make_sharding(mesh: str, rules: str, devices: Sequence[jax.Device] | None = None) -> Sharding:

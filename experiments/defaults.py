@@ -51,9 +51,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.embed_norm = ''  # of the embedded inputs, positions included
     c.model.final_norm = ''  # of the last layer's output; '': as model.norm
     # attention(qk_norm=, weights=, gate=, …), value_residual, differential, mla(rank=, …), rglru,
-    # linear_attention, retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
+    # linear_attention, retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv,
+    # long_conv
     c.model.mixer = ''  # `launch.py parts mixer` lists them with their arguments
-    c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=)
+    # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=), switch, expert_choice
+    c.model.ffn = ''
     c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
     # The encoder of an encoder-decoder has the slots above, but mask 'full' and its own pattern.
     c.model.encoder_depth = 0  # its layers; 0: no encoder
@@ -75,7 +77,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.weight_decay = 0.1  # decoupled: multiplied by the learning rate
     c.optimizer.clip_norm = 1.0  # of the global gradient norm; 0: no clipping
     # Lists of (regex, value) over parameter paths: the first that matches from the start wins.
-    c.optimizer.decay = (('.*/(scale|bias|table)$', 0.0), ('.*', 1.0))  # of weight_decay
+    c.optimizer.decay = (('.*/weight$', 1.0), ('.*', 0.0))  # of weight_decay: matrices alone
     c.optimizer.rates = (('.*', 1.0),)  # multipliers of the learning rate
     c.optimizer.train = (('.*', True),)  # False: frozen, without optimizer state
     c.schedule = 'cosine(warmup_steps=100)'  # constant, linear, cosine, inverse_sqrt, wsd

@@ -12,7 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
+from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.mixers import MIXERS
+from bigmodel.layers.moe import Mixture
 from bigmodel.models import presets
 from bigmodel.models.model import apply, build_model
 from bigmodel.models.presets import PRESETS
@@ -220,7 +222,7 @@ def test_tied_tables_and_biases_run_split() -> None:
 
 @pytest.mark.parametrize('rules', RULES)
 def test_experts_run_split(rules: str) -> None:
-    """The sort over tokens crosses devices; losses of the router are means over all of them."""
+    """Losses of the router are means over all devices."""
     shape = {'ffn': 'moe(experts=4, shared=1, choice_bias=1.0)'}
     one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), **shape)
     two = train(make_sharding(MESHES[rules], rules), **shape)
@@ -239,6 +241,28 @@ def test_images_run_split() -> None:
     two = train(make_sharding(MESHES['fsdp_tensor'], 'fsdp_tensor'), **options)
     assert one.losses[0] != one.losses[2]
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
+
+
+MIXTURES = {
+    'moe': {'ffn': 'moe(experts=4)'},
+    'switch': {'ffn': 'switch(experts=4, top_k=2, capacity=0.8)'},
+    'expert_choice': {'ffn': 'expert_choice(experts=4)', 'mask': 'full'},
+}
+
+
+def test_every_mixture_is_run_split() -> None:
+    assert set(MIXTURES) == {name for name, ffn in FFNS.items() if issubclass(ffn, Mixture)}
+
+
+@pytest.mark.parametrize('name', MIXTURES)
+def test_experts_serve_the_tokens_of_their_own_device(name: str) -> None:
+    """No activation crosses devices: nothing but the sums of gradients and of means does."""
+    one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), **MIXTURES[name])
+    two = train(make_sharding('data=8', 'dp'), **MIXTURES[name])
+    np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
+    assert 'all-reduce(' in two.hlo
+    for collective in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
+        assert f'{collective}(' not in two.hlo, collective
 
 
 @pytest.mark.parametrize('position', ['fire', 'cope', 'learned_2d'])

@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 
 from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
-from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.kernels import Kernel, Reference
 from bigmodel.layers.linear import Linear
@@ -71,16 +70,7 @@ class Differential(Mixer):
         o_BLhmV = o_BLHV.reshape(B, L, H // 2, 2, 2 * K)
         o_BLhV = o_BLhmV[:, :, :, 0] - self._share().astype(x_BLD.dtype) * o_BLhmV[:, :, :, 1]
         o_BLhV = RMSNorm(1e-5, axis='head_dim', name='norm')(o_BLhV) * (1 - self.lambda_init)
-        y_BLD = Linear(
-            (x_BLD.shape[-1],),
-            ('heads', 'head_dim'),
-            ('embed',),
-            role='residual',
-            init=self.init,
-            dtype=self.dtype,
-            name='out',
-        )(o_BLhV)
-        return Dropout(self.output_dropout)(y_BLD)
+        return self.project_out(o_BLhV, x_BLD.shape[-1])
 
     def _project(self, name: str, heads: int, axis: str, x_BLD: Array) -> Array:
         axes = (axis or 'kv_heads', 'head_dim')

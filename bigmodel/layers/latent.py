@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 
 from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
-from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.kernels import Kernel, Reference
 from bigmodel.layers.linear import Linear
@@ -72,16 +71,7 @@ class LatentAttention(Mixer):
             self.mask & SameSegment(),
             context.replace(bias=context.biases.get(self.position_key)),
         )[..., :K]
-        y_BLD = Linear(
-            (x_BLD.shape[-1],),
-            ('heads', 'head_dim'),
-            ('embed',),
-            role='residual',
-            init=self.init,
-            dtype=self.dtype,
-            name='out',
-        )(o_BLHK)
-        return Dropout(self.output_dropout)(y_BLD)
+        return self.project_out(o_BLHK, x_BLD.shape[-1])
 
     def _queries(self, x_BLD: Array) -> Float[Array, 'B L H Q']:
         shape, axes = (self.num_heads, self.head_dim + self.rope_dim), ('heads', 'head_dim')

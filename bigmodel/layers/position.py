@@ -19,6 +19,7 @@ class Position(nn.Module):
     """
 
     columns = 0  # in a row of patches, for encodings in two dimensions; 0: along a line
+    for_causal = False  # whether it needs a mask that hides the future
 
     def embed(self, x_BLD: Float[Array, 'B L D'], pos: Int[Array, 'P L']) -> Float[Array, 'B L D']:
         """Adds to the embedded tokens at positions `pos` (P is B or 1)."""

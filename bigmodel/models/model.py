@@ -23,7 +23,7 @@ from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.initializers import INITS, Parametrisation
 from bigmodel.layers.inputs import INPUTS, Inputs
 from bigmodel.layers.kernels import KERNELS
-from bigmodel.layers.losses import LOSSES, total_losses
+from bigmodel.layers.losses import LOSSES, REPORTS, mean_reports, total_losses
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
@@ -238,12 +238,14 @@ def apply_with_losses(
     segments: Int[Array, 'B L'] | None = None,
     dropout_key: jax.Array | None = None,
     source: Source | None = None,
-) -> tuple[Array, dict[str, Array]]:
-    """`apply`, and what layers add to the loss: name -> sum over layers (`layers/losses.py`)."""
+) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+    """`apply`, what layers add to the loss: name -> sum over layers, and what they report: name ->
+    mean over layers (`layers/losses.py`).
+    """
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
-    variables, collect = {'params': params}, {'rngs': rngs, 'mutable': [LOSSES]}
+    variables, collect = {'params': params}, {'rngs': rngs, 'mutable': [LOSSES, REPORTS]}
     outputs, sown = model.apply(variables, inputs, positions, segments, source=source, **collect)
-    return outputs, total_losses(sown)
+    return outputs, total_losses(sown), mean_reports(sown)
 
 
 def apply_cached(

@@ -11,9 +11,10 @@ from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.cross import CROSSES
+from bigmodel.layers.feedforward import FeedForward
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.kernels import Reference, Request, choose
-from bigmodel.layers.masks import MASKS, Full
+from bigmodel.layers.masks import MASKS, Full, Mask
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS, Position
@@ -167,6 +168,7 @@ def _layer(
         mixers['cross'] = _cross(model, specs['cross'], known, platform)
     ffn = bind(FFNS, specs['ffn'], 'model.ffn', dropout=model.dropout, **known)
     _refuse(ffn().refusal(), 'model.ffn', specs['ffn'])
+    _check_mask(specs, mask, position, ffn())
     norm = bind(NORMS, specs['norm'], 'model.norm', axis='embed')
     block = bind(BLOCKS, specs['block'], 'model.block', mixers=mixers, ffn=ffn, norm=norm, **known)
     return Layer(specs, block, kernel, mask.causal, mixer().carries())
@@ -199,6 +201,22 @@ def _cross(
     dropout = cross.keywords.get('dropout', 0.0)
     request = Request(Full(), False, dropout, platform, known['dtype'].name, cross().weighting())
     return partial(cross, kernel=choose(model.kernel, request)[1])
+
+
+def _check_mask(specs: Mapping[str, str], mask: Mask, position: Position, ffn: FeedForward) -> None:
+    """Parts that are for a causal mask only, or for no causal one."""
+    if position.for_causal and not mask.causal:
+        raise UserError(
+            f'model.position={specs["position"]!r} fades with the distance to the past and grows '
+            f'with that to the future, which model.mask={specs["mask"]!r} shows; '
+            f"set model.mask='causal', or model.position='rope'"
+        )
+    if mask.causal and not ffn.causal:
+        raise UserError(
+            f'model.ffn={specs["ffn"]!r} lets later tokens change earlier ones, which '
+            f'model.mask={specs["mask"]!r} forbids; '
+            f"set model.ffn to 'moe' or 'switch', or model.mask='full'"
+        )
 
 
 def overrides(position: type[Position], hook: str) -> bool:
