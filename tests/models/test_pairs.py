@@ -21,9 +21,8 @@ ARGUMENTS = {
     'prefix': '(4)',
     't5': '(num_buckets=8, max_distance=10)',
 }
-# Slots that are arguments of others.
+# A slot that is an argument of another.
 INSIDE = {
-    'activation': lambda name: ('ffn', f'mlp(activation="{name}")'),
     'weights': lambda name: ('mixer', f'attention(weights="{name}")'),
 }
 # What other slots must be for a value to make sense, where they are not chosen.
@@ -34,7 +33,8 @@ NEEDS = {
     },
     ('ffn', 'expert_choice'): {'mask': 'full'},
 }
-SINGLE = ('inputs',)  # one value, or a batch of another kind
+# Batches of another kind; functions of one number, whatever is around them.
+APART = ('inputs', 'activation')
 Choice = tuple[str, str]  # slot of the config, spec
 
 
@@ -44,7 +44,7 @@ def choices(slot: str) -> list[Choice]:
     return [make(name) for name in SLOTS[slot]]
 
 
-ALL = {slot: choices(slot) for slot in SLOTS if slot not in SINGLE}
+ALL = {slot: choices(slot) for slot in SLOTS if slot not in APART}
 PAIRS = [
     (one, two)
     for a, b in itertools.combinations(ALL, 2)
