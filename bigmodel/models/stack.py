@@ -12,11 +12,13 @@ from bigmodel.errors import UserError, unknown
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.cross import CROSSES
 from bigmodel.layers.ffn import FFNS
-from bigmodel.layers.kernels import Reference, Request, choose
+from bigmodel.layers.kernel import Request
+from bigmodel.layers.kernels import choose
 from bigmodel.layers.masks import MASKS, Full
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS, Position
+from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import Softmax
 from bigmodel.specs import bind, make, parse
 
@@ -158,7 +160,9 @@ def _layer(
         has_bias = given or overrides(type(position), 'bias')
         weighting = getattr(mixer(), 'weighting', Softmax)()
         dtype = known['dtype'].name
-        request = Request(mask, has_bias, dropout, platform, dtype, weighting, given)
+        request = Request(
+            mask, has_bias, dropout, platform, dtype, weighting, given, mixer().kernel_dim
+        )
         kernel, part = choose(model.kernel, request)
         mixer = partial(mixer, kernel=part)
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])
@@ -197,7 +201,10 @@ def _cross(
     )
     _refuse(cross().refusal(), 'model.cross', spec)
     dropout = cross.keywords.get('dropout', 0.0)
-    request = Request(Full(), False, dropout, platform, known['dtype'].name, cross().weighting())
+    dtype, weighting = known['dtype'].name, cross().weighting()
+    request = Request(
+        Full(), False, dropout, platform, dtype, weighting, head_dim=cross().kernel_dim
+    )
     return partial(cross, kernel=choose(model.kernel, request)[1])
 
 
