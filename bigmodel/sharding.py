@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -148,6 +148,34 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if sharding is None or sharding.mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, sharding.named(axes, x.shape, 'activation'))
+
+
+def by_shard(
+    f: Callable[..., jax.Array],
+    axes: Sequence[Sequence[str | None] | None],
+    out_axes: Sequence[str | None],
+) -> Callable[..., jax.Array]:
+    """`f` on each device's own part of arrays whose dims have these logical axes (None: no array).
+
+    For what XLA cannot split by itself, a hand-written kernel for one. The result is as large as
+    the first array. Without an active sharding it is just `f`.
+    """
+    sharding = _active.get()
+    if sharding is None or sharding.mesh.size == 1:
+        return f
+
+    def run(*arrays: jax.Array | None) -> jax.Array:
+        specs = tuple(
+            None if x is None else sharding.spec(dims, x.shape, 'activation')
+            for dims, x in zip(axes, arrays, strict=True)
+        )
+        out = sharding.spec(out_axes, arrays[0].shape, 'activation')
+        # Kernels do not say over which axes their results vary.
+        return jax.shard_map(f, mesh=sharding.mesh, in_specs=specs, out_specs=out, check_vma=False)(
+            *arrays
+        )
+
+    return run
 
 
 def make_sharding(mesh: str, rules: str, devices: Sequence[jax.Device] | None = None) -> Sharding:

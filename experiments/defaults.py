@@ -62,7 +62,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.head = ''  # lm(tied=), classifier(pool=)
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
     c.model.dropout = 0.0  # of embeddings and of every branch
-    # reference, fused, cudnn, blockwise(block_size=); auto: the first
+    # reference, fused, cudnn, blockwise(block_size=), splash(block_size=) of a TPU; auto: the first
     # of cudnn and fused that serves on a GPU, else reference
     c.model.kernel = 'auto'
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)

@@ -9,6 +9,7 @@ from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.fused import Cudnn, Fused
 from bigmodel.layers.kernel import Kernel, Request
 from bigmodel.layers.reference import Reference
+from bigmodel.layers.splash import Splash
 from bigmodel.specs import make
 
 KERNELS = {
@@ -16,6 +17,7 @@ KERNELS = {
     'fused': Fused,
     'cudnn': Cudnn,
     'blockwise': Blockwise,
+    'splash': Splash,
 }
 
 # What 'auto' takes of them: the first that serves.

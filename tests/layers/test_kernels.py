@@ -212,6 +212,7 @@ def test_attend_backward_is_autodiffs(dropped: bool) -> None:
         ('cudnn', HALF | {'dropout': 0.1}, r"'cudnn' .*dropout .*0\.1"),
         ('cudnn', HALF | {'head_dim': 160}, 'a multiple of 8 up to 128, these are 160'),
         ('cudnn', HALF | {'head_dim': 12}, 'a multiple of 8 up to 128, these are 12'),
+        ('splash', {}, 'it needs a TPU, this is cpu'),
         ('fusde', {}, "unknown model.kernel 'fusde'. Did you mean 'fused'"),
         ('auto(1)', {}, "unknown model.kernel 'auto'"),
     ],
@@ -248,5 +249,5 @@ def test_kernels_without_dropout_never_skip_it_silently(kernel: Kernel) -> None:
 
 def test_every_kernel_is_held_here_or_in_a_test_of_its_own() -> None:
     """cuDNN needs a GPU: here it is held to what it refuses, and `model.check_kernel` is there."""
-    assert set(KERNELS) == {*CPU_KERNELS, 'cudnn'}
+    assert set(KERNELS) == {*CPU_KERNELS, 'cudnn', 'splash'}
     assert set(CPU_KERNELS) == {'reference', 'fused', 'blockwise'}
