@@ -105,6 +105,11 @@ class Sharding:
         return self.named(('batch', *[None] * (len(shape) - 1)), shape, what)
 
     @property
+    def platform(self) -> str:
+        """What the devices are: 'cpu', 'gpu' or 'tpu'."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
     def batch_ways(self) -> int:
         """How many ways the batch is split."""
         return math.prod(self.mesh.shape[m] for m in self._mesh_axes('batch', 'batch'))

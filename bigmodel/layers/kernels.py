@@ -4,6 +4,8 @@ All have one signature (`layers/kernel.py`) and agree with `Reference`, values a
 chosen at set-up, logged and recorded; asking by name for one that cannot serve is an error.
 """
 
+from collections.abc import Callable
+
 from bigmodel.errors import UserError
 from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.fused import Cudnn, Fused
@@ -22,6 +24,9 @@ KERNELS = {
 
 # What 'auto' takes of them: the first that serves.
 AUTOMATIC = {'gpu': ('cudnn', 'fused', 'reference')}
+
+
+Choose = Callable[[str, Request], tuple[str, Kernel]]
 
 
 def choose(spec: str, request: Request) -> tuple[str, Kernel]:

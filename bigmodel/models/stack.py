@@ -13,7 +13,7 @@ from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.cross import CROSSES
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.kernel import Request
-from bigmodel.layers.kernels import choose
+from bigmodel.layers.kernels import Choose
 from bigmodel.layers.masks import MASKS, Full
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
@@ -74,12 +74,14 @@ def _changes(entry: str, key: str) -> dict[str, str]:
     return dict(spec.kwargs)
 
 
-def build_layers(model: ConfigDict, known: Mapping[str, Any], platform: str) -> tuple[Layer, ...]:
+def build_layers(
+    model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
+) -> tuple[Layer, ...]:
     """The layers of the pattern; `known` is what parts may be given besides their specs.
 
     Raises UserError for a part that does not exist, and for parts that cannot work together.
     """
-    layers = tuple(_layer(model, specs, known, platform) for specs in layer_specs(model))
+    layers = tuple(_layer(model, specs, known, platform, choose) for specs in layer_specs(model))
     if not model.encoder_depth and any(layer.specs['cross'] for layer in layers):
         raise UserError(
             f'model.cross={model.cross!r} reads an encoder, but model.encoder_depth=0; set it, or '
@@ -88,10 +90,14 @@ def build_layers(model: ConfigDict, known: Mapping[str, Any], platform: str) -> 
     return _checked(model, layers, 'pattern', 'depth')
 
 
-def build_encoder(model: ConfigDict, known: Mapping[str, Any], platform: str) -> tuple[Layer, ...]:
+def build_encoder(
+    model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
+) -> tuple[Layer, ...]:
     """`build_layers` of the encoder; () without one."""
     try:
-        layers = tuple(_layer(model, specs, known, platform) for specs in encoder_specs(model))
+        layers = tuple(
+            _layer(model, specs, known, platform, choose) for specs in encoder_specs(model)
+        )
     except UserError as e:
         raise UserError(f'the encoder, whose layers model.encoder_pattern changes: {e}') from e
     if layers and not any(specs['cross'] for specs in layer_specs(model)):
@@ -126,7 +132,11 @@ def bind_positions(
 
 
 def _layer(
-    model: ConfigDict, specs: Mapping[str, str], known: Mapping[str, Any], platform: str
+    model: ConfigDict,
+    specs: Mapping[str, str],
+    known: Mapping[str, Any],
+    platform: str,
+    choose: Choose,
 ) -> Layer:
     mask = make(MASKS, specs['mask'], 'model.mask')
     position = make(
@@ -168,7 +178,7 @@ def _layer(
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])
     mixers = {'mixer': mixer}
     if specs['cross']:
-        mixers['cross'] = _cross(model, specs['cross'], known, platform)
+        mixers['cross'] = _cross(model, specs['cross'], known, platform, choose)
     ffn = bind(FFNS, specs['ffn'], 'model.ffn', dropout=model.dropout, **known)
     _refuse(ffn().refusal(), 'model.ffn', specs['ffn'])
     norm = bind(NORMS, specs['norm'], 'model.norm', axis='embed')
@@ -187,7 +197,7 @@ def _attention_fields(model: ConfigDict) -> dict[str, Any]:
 
 
 def _cross(
-    model: ConfigDict, spec: str, known: Mapping[str, Any], platform: str
+    model: ConfigDict, spec: str, known: Mapping[str, Any], platform: str, choose: Choose
 ) -> Callable[..., nn.Module]:
     cross = bind(
         CROSSES,
