@@ -35,10 +35,11 @@ class Fused(Kernel):
         dropout_key: jax.Array | None = None,
         weights: Weights = PLAIN,
     ) -> Float[Array, 'B L H K']:
+        name = type(self).__name__.lower()
         if dropout and dropout_key is not None:
-            raise UserError('model.kernel: fused has no dropout of attention weights')
+            raise UserError(f'model.kernel: {name} has no dropout of attention weights')
         if not weights.plain:
-            raise UserError('model.kernel: fused has softmax weights only')
+            raise UserError(f'model.kernel: {name} has softmax weights only')
         queries, keys = context.queries, context.keys
         bias = None if context.bias is None else context.bias(queries, keys).astype(q_BLHK.dtype)
         named = flags(mask)

@@ -80,18 +80,22 @@ def test_a_run_writes_what_it_checked(text, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ('kernel', 'dtype'),
-    [('blockwise(block_size=48)', 'float32'), ('fused', 'bfloat16'), ('reference', 'float32')],
+    ('kernel', 'dtype', 'position', 'weights'),
+    [
+        ('blockwise(block_size=48)', 'float32', 't5', 'sinks'),
+        ('fused', 'bfloat16', 't5', 'softmax'),
+        ('splash(interpret=True)', 'float32', 'rope', 'softmax(cap=20)'),
+        ('reference', 'float32', 't5', 'sinks'),
+    ],
 )
-def test_kernels_agree_at_the_quickstarts_shape(kernel, dtype, text):
+def test_kernels_agree_at_the_quickstarts_shape(kernel, dtype, position, weights, text):
     """With a learned bias, two masks and learned sinks where the kernel takes them."""
     config = config_lib.load(CARD)
     config.data.source, config.data.path = 'text', str(text)
-    config.data.seq_len, config.data.batch_size = 128, 16
-    config.model.update(kernel=kernel, position='t5', dtype=dtype)
+    config.data.seq_len, config.data.batch_size, config.sharding.mesh = 128, 16, 'data=2'
+    config.model.update(kernel=kernel, position=position, dtype=dtype)
+    config.model.mixer = f'attention(weights="{weights}")'
     config.model.pattern = 'window(32)', 'causal'
-    if kernel.startswith('blockwise'):
-        config.model.mixer = 'attention(weights="sinks")'
     setup = build(resolve(config))
     with setup.sharding.active():
         report = check_kernels(setup, setup.initial_state().params)
@@ -103,6 +107,6 @@ def test_kernels_agree_at_the_quickstarts_shape(kernel, dtype, text):
     assert report['agrees'] and len(report['calls']) == 2
     for call in report['calls']:
         assert 0 < call['output'] < call['tolerance'] and 0 < call['gradients'] < call['tolerance']
-        assert call['queries'] == (8, 128, 4, 32) and call['dtype'] == dtype
+        assert call['queries'] == (2, 128, 4, 32) and call['dtype'] == dtype
     masks = [call['mask'] for call in report['calls']]
     assert str(Causal()) in masks[1] and str(Window(32)) in masks[0]
