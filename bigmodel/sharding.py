@@ -106,6 +106,11 @@ class Sharding:
         return self.named(('batch', *[None] * (len(shape) - 1)), shape, what)
 
     @property
+    def platform(self) -> str:
+        """What the devices are: 'cpu', 'gpu' or 'tpu'."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
     def batch_ways(self) -> int:
         """How many ways the batch is split."""
         return math.prod(self.mesh.shape[m] for m in self._mesh_axes('batch', 'batch'))
@@ -166,6 +171,34 @@ def by_rows(f: Callable[..., jax.Array], whole: Any, *rows: jax.Array) -> jax.Ar
     return jax.shard_map(f, in_specs=specs, out_specs=PartitionSpec(axes), axis_names=set(axes))(
         whole, *rows
     )
+
+
+def by_shard(
+    f: Callable[..., jax.Array],
+    axes: Sequence[Sequence[str | None] | None],
+    out_axes: Sequence[str | None],
+) -> Callable[..., jax.Array]:
+    """`f` on each device's own part of arrays whose dims have these logical axes (None: no array).
+
+    For what XLA cannot split by itself, a hand-written kernel for one. The result is as large as
+    the first array. Without an active sharding it is just `f`.
+    """
+    sharding = _active.get()
+    if sharding is None or sharding.mesh.size == 1:
+        return f
+
+    def run(*arrays: jax.Array | None) -> jax.Array:
+        specs = tuple(
+            None if x is None else sharding.spec(dims, x.shape, 'activation')
+            for dims, x in zip(axes, arrays, strict=True)
+        )
+        out = sharding.spec(out_axes, arrays[0].shape, 'activation')
+        # Kernels do not say over which axes their results vary.
+        return jax.shard_map(f, mesh=sharding.mesh, in_specs=specs, out_specs=out, check_vma=False)(
+            *arrays
+        )
+
+    return run
 
 
 def make_sharding(mesh: str, rules: str, devices: Sequence[jax.Device] | None = None) -> Sharding:

@@ -66,7 +66,12 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.head = ''  # lm(tied=), classifier(pool=)
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
     c.model.dropout = 0.0  # of embeddings and of every branch
-    c.model.kernel = 'auto'  # reference, fused, blockwise; auto: fused on a GPU, else reference
+    # reference, fused, cudnn, blockwise(block_size=), splash(block_size=) of a TPU; auto: the first
+    # of cudnn and fused that serves on a GPU, else reference
+    c.model.kernel = 'auto'
+    # At the start, compare kernels with reference on random queries, keys and values of one row a
+    # device, write the errors to run.json and stop when they are too large: one more compilation.
+    c.model.check_kernel = False
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)
     c.model.remat = 'none'  # none, full, dots, dots_no_batch: what backward recomputes
     c.model.unroll = 0  # repeats of the pattern compiled as straight code; 0: all up to 8, else 1

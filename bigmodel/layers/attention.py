@@ -12,12 +12,13 @@ from jaxtyping import Array, Float
 from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.kernels import Kernel, Reference
+from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import Position
+from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import WEIGHTS, Weighting
 from bigmodel.specs import SHARE, bind
 

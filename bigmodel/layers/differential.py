@@ -10,12 +10,13 @@ from jaxtyping import Array, Float
 from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.kernels import Kernel, Reference
+from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
 from bigmodel.layers.norms import RMSNorm
 from bigmodel.layers.positions import Position
+from bigmodel.layers.reference import Reference
 from bigmodel.specs import SHARE
 
 
@@ -38,6 +39,10 @@ class Differential(Mixer):
     output_dropout: float = 0.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
+
+    @property
+    def kernel_dim(self) -> int:
+        return 2 * self.head_dim  # the values' width
 
     def refusal(self) -> str:
         odd = self.num_heads % 2 or self.num_kv_heads % 2

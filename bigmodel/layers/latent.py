@@ -10,12 +10,13 @@ from jaxtyping import Array, Float
 from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.kernels import Kernel, Reference
+from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
 from bigmodel.layers.norms import RMSNorm
 from bigmodel.layers.positions import Position
+from bigmodel.layers.reference import Reference
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
 
@@ -40,6 +41,10 @@ class LatentAttention(Mixer):
     output_dropout: float = 0.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
+
+    @property
+    def kernel_dim(self) -> int:
+        return self.head_dim + self.rope_dim
 
     def refusal(self) -> str:
         if self.num_kv_heads != self.num_heads:

@@ -20,6 +20,11 @@ class Mixer(nn.Module):
 
     contextual = False  # whether it asks its position for a `contextual_bias`
 
+    @property
+    def kernel_dim(self) -> int:
+        """The width of the heads that its kernel sees, of a mixer that has one."""
+        return self.head_dim
+
     def carries(self) -> dict[str, tuple[int, ...]]:
         """What it writes to `Context.carried` for each token: name -> shape."""
         return {}

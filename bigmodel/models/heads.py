@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from bigmodel.errors import unknown
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.inputs import Inputs
-from bigmodel.layers.kernels import MASKED
+from bigmodel.layers.kernel import MASKED
 from bigmodel.layers.linear import Linear
 from bigmodel.sharding import constrain
 

@@ -22,7 +22,7 @@ from bigmodel.layers.feedforward import ACTIVATIONS
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.initializers import INITS, Parametrisation
 from bigmodel.layers.inputs import INPUTS, Inputs
-from bigmodel.layers.kernels import KERNELS
+from bigmodel.layers.kernels import KERNELS, Choose, choose
 from bigmodel.layers.losses import LOSSES, REPORTS, mean_reports, total_losses
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
@@ -97,10 +97,17 @@ class Model(nn.Module):
         return inputs, self.make_encoder().example(inputs)
 
 
-def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: str) -> Model:
+def build_model(
+    model: ConfigDict,
+    vocab_size: int,
+    num_labels: int,
+    platform: str,
+    choose: Choose = choose,
+) -> Model:
     """Builds the model of a resolved `config.model`.
 
-    `vocab_size` is the tokenizer's; `num_labels` the data's (0: unlabelled). Raises UserError for
+    `vocab_size` is the tokenizer's; `num_labels` the data's (0: unlabelled); `choose` gives a layer
+    its kernel. Raises UserError for
     any part or shape that cannot be, before anything is compiled.
     """
     if model.vocab_size and vocab_size > model.vocab_size:
@@ -110,7 +117,7 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
         )
     _check_choices(model)
     known = _known(model, vocab_size, num_labels, platform)
-    layers, encoder = _all_layers(model, known, platform)
+    layers, encoder = _all_layers(model, known, platform, choose)
     return Model(
         bind(INPUTS, model.inputs, 'model.inputs', width=model.width, **known),
         _backbone(model, layers, known, model.depth),
@@ -123,9 +130,12 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
 
 
 def _all_layers(
-    model: ConfigDict, known: Mapping[str, Any], platform: str
+    model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
-    return build_layers(model, known, platform), build_encoder(model, known, platform)
+    return (
+        build_layers(model, known, platform, choose),
+        build_encoder(model, known, platform, choose),
+    )
 
 
 def _backbone(
@@ -200,7 +210,7 @@ def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Calla
 
 def kernel_name(model: ConfigDict, platform: str) -> str:
     """The kernels that `build_model` takes, for the log and `run.json`."""
-    layers, encoder = _all_layers(model, _known(model, 0, 0, platform), platform)
+    layers, encoder = _all_layers(model, _known(model, 0, 0, platform), platform, choose)
     return kernel_names(layers + encoder)
 
 

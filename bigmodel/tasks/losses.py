@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bigmodel.layers.kernels import MASKED
+from bigmodel.layers.kernel import MASKED
 
 
 def cross_entropy(

@@ -12,6 +12,7 @@ from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Data, open_data
 from bigmodel.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel.errors import UserError
+from bigmodel.layers.kernels import Choose, choose
 from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
 from bigmodel.models.counts import flops_per_row
@@ -52,6 +53,11 @@ class Outline:
         seq_len = self.config.data.seq_len
         row = flops_per_row(self.config.model, self.boxed, *self.task.lengths(seq_len))
         return round(row / seq_len)
+
+    @property
+    def platform(self) -> str:
+        """What computes: 'cpu', 'gpu' or 'tpu'."""
+        return self.sharding.platform
 
     @property
     def num_params(self) -> int:
@@ -139,13 +145,11 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     sharding = make_sharding(config.sharding.mesh, config.sharding.rules)
     _check_batch(config, sharding)
     task = build_task(config.task)
-    platform = sharding.mesh.devices.flat[0].platform
+    platform = sharding.platform
     labels = task.labelled or parse(config.model.head, 'model.head').name == 'classifier'
     if data is None and (labels or not config.model.vocab_size):
         data = _open(config, task, 'train', None, shuffle=True)
-    vocab_size = data.tokenizer.vocab_size + task.extra_ids if data else config.model.vocab_size
-    num_labels = len(data.label_names) if data else 0
-    model = build_model(config.model, vocab_size, num_labels, platform)
+    model = model_of(config, task, data, platform)
     if data:
         check_inputs(config, task, model, data)
     boxed = abstract_params(model)
@@ -162,6 +166,15 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
     _check_head(plan)
     return plan
+
+
+def model_of(
+    config: ConfigDict, task: Task, data: Data | None, platform: str, choose: Choose = choose
+) -> Model:
+    """The model for this task and data; `choose` gives it its kernels."""
+    vocab_size = data.tokenizer.vocab_size + task.extra_ids if data else config.model.vocab_size
+    num_labels = len(data.label_names) if data else 0
+    return build_model(config.model, vocab_size, num_labels, platform, choose)
 
 
 def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: bool) -> Data:

@@ -15,12 +15,14 @@ from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.feedforward import FeedForward
 from bigmodel.layers.ffn import FFNS
-from bigmodel.layers.kernels import KERNELS, Reference, Request
+from bigmodel.layers.kernel import Request
+from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.losses import add_loss, report
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
+from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models import model as model_lib
 from bigmodel.models.backbone import REMAT
@@ -34,6 +36,7 @@ from bigmodel.models.model import (
 )
 from bigmodel.specs import make
 from tests.small import (
+    CPU_KERNELS,
     assert_trees_close,
     forward,
     quick_jit,
@@ -187,7 +190,7 @@ def test_decoding_with_a_cache_is_the_full_forward_pass(stack: tuple) -> None:
     np.testing.assert_allclose(got[1, 3:], alone[1, :9], **CLOSE)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('kernel', CPU_KERNELS)
 def test_decoding_without_coordinates_counts_by_itself(kernel: str) -> None:
     model = small_model(LENGTH, kernel=kernel)
     params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
@@ -198,7 +201,7 @@ def test_decoding_without_coordinates_counts_by_itself(kernel: str) -> None:
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), want, **CLOSE)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('kernel', CPU_KERNELS)
 def test_slots_that_are_not_written_yet_are_never_seen(kernel: str) -> None:
     """With a mask that looks ahead, only the tokens that are there count."""
     model = small_model(LENGTH, kernel=kernel, mask='full')
@@ -354,7 +357,7 @@ def test_pattern_masks_successive_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    ('slot', 'table'), [('norm', NORMS), ('ffn', FFNS), ('block', BLOCKS), ('kernel', KERNELS)]
+    ('slot', 'table'), [('norm', NORMS), ('ffn', FFNS), ('block', BLOCKS), ('kernel', CPU_KERNELS)]
 )
 def test_every_variant_of_a_slot_runs_and_has_finite_gradients(slot: str, table: Any) -> None:
     for name, part in table.items():

@@ -11,7 +11,14 @@ import numpy as np
 from bigmodel.errors import UserError
 from bigmodel.models.heads import HEADS
 from bigmodel.models.model import SLOTS, Model, apply_with_losses
-from tests.small import quick_jit, random_params, random_tokens, small_model, unboxed_shapes
+from tests.small import (
+    CPU_KERNELS,
+    quick_jit,
+    random_params,
+    random_tokens,
+    small_model,
+    unboxed_shapes,
+)
 
 LENGTH, LABELS = 8, 3
 # Of parts that need some, or whose defaults are for longer rows.
@@ -41,7 +48,7 @@ Choice = tuple[str, str]  # slot of the config, spec
 def choices(slot: str) -> list[Choice]:
     """The values of a slot as what the config says."""
     make = INSIDE.get(slot, lambda name: (slot, name + ARGUMENTS.get(name, '')))
-    return [make(name) for name in SLOTS[slot]]
+    return [make(name) for name in (CPU_KERNELS if slot == 'kernel' else SLOTS[slot])]
 
 
 ALL = {slot: choices(slot) for slot in SLOTS if slot not in APART}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bigmodel.errors import UserError
-from bigmodel.layers.kernels import MASKED
+from bigmodel.layers.kernel import MASKED
 from bigmodel.models.model import Model
 from bigmodel.tasks.build import TASKS, build_task
 from bigmodel.tasks.losses import cross_entropy
