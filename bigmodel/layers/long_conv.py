@@ -20,7 +20,7 @@ from bigmodel.layers.positions import sinusoids
 from bigmodel.layers.stateful import Stateful, Vector
 from bigmodel.specs import POSITIVE
 
-MOST_BLOCKS = 16  # of a row, in each level of its division: half the blocks of L² are products
+MOST_BLOCKS = 8  # of a row, in each level of its division: 9/16 of L² are products
 
 
 class LongConv(Stateful):
@@ -95,7 +95,7 @@ def convolve(
 ) -> Float[Array, 'B L H K']:
     """Σ h_{t−s}·z_s over s ≤ t of the document of t, float32; documents are numbered in order.
 
-    Rows are cut into blocks of `chunk` tokens, or into 16 longer ones that are cut again.
+    Rows are cut into blocks of `chunk` tokens, or into 8 longer ones that are cut again.
     """
     B, L, H, K = z_BLHK.shape
     if chunk >= L:

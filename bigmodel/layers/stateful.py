@@ -13,7 +13,9 @@ from bigmodel.layers.mixer import Mixer
 
 
 class Stateful(Mixer, kw_only=True):
-    """A mixer that reads from left to right and remembers a state of constant size."""
+    """A mixer that reads from left to right and remembers a state: of constant size, but for
+    `long_conv`, which keeps its inputs.
+    """
 
     output_dropout: float = 0.0
     init: Init = fan_in

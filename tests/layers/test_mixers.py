@@ -313,7 +313,7 @@ def test_recurrences_are_float32_whatever_the_dtype(name: str) -> None:
 def test_a_long_convolution_in_blocks_of_blocks_is_the_sum_over_pairs(
     length: int, chunk: int
 ) -> None:
-    """Values and gradients; 150 tokens in twos are blocks of ten, cut again."""
+    """Values and gradients; 150 tokens in twos are blocks of 19, cut again."""
     rng = np.random.default_rng(0)
     z_BLHK, h_HL = rng.standard_normal((2, length, 3, 2)), rng.standard_normal((3, length))
     document_BL = np.cumsum(rng.random((2, length)) < 0.05, 1)
