@@ -57,8 +57,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.encoder_depth = 0  # its layers; 0: no encoder
     c.model.encoder_pattern = ()
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
-    c.model.head = ''  # lm(tied=), classifier(pool=)
-    c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
+    c.model.head = ''  # lm(tied=), mlm(tied=, activation=, norm=), classifier(pool=)
+    c.model.init = ''  # normal(std=), gpt2(std=), fan_in(scale=, embed=), mup(base_width=, …)
     c.model.dropout = 0.0  # of embeddings and of every branch
     c.model.kernel = 'auto'  # reference, fused, blockwise; auto: fused on a GPU, else reference
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)

@@ -225,7 +225,7 @@ ODD = {size for size, row in PRESETS.items() if row['num_heads'] % 2}
 def boxed_preset(size: str) -> Any:
     config = defaults.get_config()
     config.model.size = size
-    presets.resolve(config.model, 1024)
+    presets.resolve(config.model, 512)
     return abstract_params(build_model(config.model, 50257, 0, 'cpu'))
 
 
