@@ -13,7 +13,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    c.task = 'causal_lm'  # bigmodel/tasks: causal_lm(z_loss=, label_smoothing=), classification
+    # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=;
+    c.task = 'causal_lm'  # classification(label_smoothing=): bigmodel/tasks
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
