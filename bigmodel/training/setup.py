@@ -156,6 +156,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     hparams = jax.device_put(hparams, sharding.replicated())
     kernel = kernel_name(config.model, platform)
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
+    _check_masks(plan)
     _check_head(plan)
     return plan
 
@@ -185,16 +186,26 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
         )
 
 
-def _check_head(setup: Outline) -> None:
-    """The task, the head and the masks must fit each other."""
+def _check_masks(setup: Outline) -> None:
+    """A task must see what it needs, and not what it predicts."""
     model = setup.config.model
-    for mask in (layer['mask'] for layer in layer_specs(model)):
-        if setup.task.causal and not make(MASKS, mask, 'model.mask').causal:
-            raise UserError(
-                f'task={setup.config.task!r} predicts tokens that model.mask={mask!r} shows; '
-                f"use 'causal' or 'window(size)'"
-            )
+    masks = {m: make(MASKS, m, 'model.mask') for m in (s['mask'] for s in layer_specs(model))}
+    ahead = [text for text, mask in masks.items() if not mask.causal]
+    if setup.task.causal and ahead:
+        raise UserError(
+            f'task={setup.config.task!r} predicts tokens that model.mask={ahead[0]!r} shows; '
+            f"use 'causal' or 'window(size)'"
+        )
+    if setup.task.two_sided and not ahead:
+        raise UserError(
+            f'task={setup.config.task!r} predicts tokens from both sides, of which model.mask='
+            f"{next(iter(masks))!r} shows one; use 'full'"
+        )
 
+
+def _check_head(setup: Outline) -> None:
+    """The task must fit the head, and an encoder where there is one."""
+    model = setup.config.model
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
         needs = 'an encoder' if source_length else 'none'
