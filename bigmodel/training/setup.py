@@ -22,6 +22,7 @@ from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Task
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
+from bigmodel.training.restore import check_vocabulary
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
 
 
@@ -232,10 +233,12 @@ def _check_init_from(setup: Setup) -> None:
     if not source.path:
         return
     run, step = find_run(source.path, 'init_from.path')
-    Checkpoints(run / 'checkpoints').check_params(step, setup.abstract.params, source.restore)
-    theirs = load_tokenizer(run / 'tokenizer')
-    if theirs.fingerprint != setup.data.tokenizer.fingerprint:
+    theirs, ours = load_tokenizer(run / 'tokenizer'), setup.data.tokenizer
+    if theirs.fingerprint != ours.fingerprint:
         raise UserError(
             f'init_from.path={source.path!r} was trained with another tokenizer than '
             f'data.tokenizer={setup.config.data.tokenizer!r}'
         )
+    checkpoints, num_ids = Checkpoints(run / 'checkpoints'), ours.vocab_size + setup.task.extra_ids
+    check_vocabulary(checkpoints.shapes(step), setup.boxed, source, num_ids)
+    checkpoints.check_params(step, setup.abstract.params, source.restore)
