@@ -203,6 +203,12 @@ def test_tied_tables_and_biases_run_split() -> None:
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
 
 
+def test_the_transform_of_a_masked_lms_head_runs_split() -> None:
+    one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), head='mlm')
+    two = train(make_sharding(MESHES['fsdp_tensor'], 'fsdp_tensor'), head='mlm')
+    np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
+
+
 @pytest.mark.parametrize('rules', RULES)
 def test_experts_run_split(rules: str) -> None:
     """The sort over tokens crosses devices; losses of the router are means over all of them."""
