@@ -43,8 +43,8 @@ class MaskedLM(Task):
     def prepare(self, rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
         """Tokens as the model sees them, `targets`, and `weights`: 1 where a token is chosen."""
         tokens, weights = rows['tokens'], _countable(rows, tokenizer)
-        chosen = self._choose(weights > 0, draws)
-        share, length = draws.unit(tokens.shape[1]), tokens.shape[1]
+        length = tokens.shape[1]
+        chosen, share = self._choose(weights > 0, draws), draws.unit(length)
         hidden = chosen & (share < self.mask)
         replaced = chosen & (share >= self.mask) & (share < self.mask + self.random)
         seen = np.where(replaced, draws.below(tokenizer.vocab_size, length), tokens)

@@ -249,16 +249,20 @@ def test_unlabelled_rows_do_not_change_gradients(classifier: tuple) -> None:
     assert_trees_close(got[1], want[1], **CLOSE)
 
 
-@pytest.mark.parametrize('name', TASKS)
-def test_each_task_overfits_one_batch(name: str) -> None:
+@pytest.mark.parametrize(
+    ('name', 'shape'),
+    [*SHAPES.items(), ('masked_lm', {'size': 'bert-base'})],
+    ids=[*SHAPES, 'masked_lm-bert'],
+)
+def test_each_task_overfits_one_batch(name: str, shape: dict[str, str]) -> None:
     """The real model, optimizer and step: sixty updates bring the loss near its floor."""
     task = build_task(name)
-    config = small_config(LENGTH, width=32, **SHAPES[name])
+    config = small_config(LENGTH, width=32, **shape)
     config.num_steps = 60
     config.optimizer.learning_rate = 1e-2
     config.optimizer.weight_decay = 0.0
     config.schedule = 'constant'
-    model = small_model(LENGTH, LABELS, width=32, **SHAPES[name])
+    model = small_model(LENGTH, LABELS, width=32, **shape)
     batch = batch_of(task)
     optimizer, hparams = build_optimizer(config, abstract_params(model))
     params = jax.tree.map(lambda x: 0.3 * x, random_params(model))
