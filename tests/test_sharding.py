@@ -220,6 +220,12 @@ def test_tied_tables_and_biases_run_split() -> None:
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
 
 
+def test_the_transform_of_a_masked_lms_head_runs_split() -> None:
+    one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), head='mlm')
+    two = train(make_sharding(MESHES['fsdp_tensor'], 'fsdp_tensor'), head='mlm')
+    np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
+
+
 @pytest.mark.parametrize('rules', RULES)
 def test_experts_run_split(rules: str) -> None:
     """Losses of the router are means over all devices."""
@@ -280,7 +286,7 @@ ODD = {size for size, row in PRESETS.items() if row['num_heads'] % 2}
 def boxed_preset(size: str) -> Any:
     config = defaults.get_config()
     config.model.size = size
-    presets.resolve(config.model, 1024)
+    presets.resolve(config.model, 512)
     return abstract_params(build_model(config.model, 50257, 1000, 'cpu'))
 
 

@@ -106,13 +106,13 @@ def build_model(
 ) -> Model:
     """Builds the model of a resolved `config.model`.
 
-    `vocab_size` is the tokenizer's; `num_labels` the data's (0: unlabelled); `choose` gives a layer
-    its kernel. Raises UserError for
-    any part or shape that cannot be, before anything is compiled.
+    `vocab_size` counts the ids of the tokenizer and of the task, `num_labels` is the data's (0:
+    unlabelled); `choose` gives a layer its kernel. Raises UserError for any part or shape that
+    cannot be, before anything is compiled.
     """
     if model.vocab_size and vocab_size > model.vocab_size:
         raise UserError(
-            f'the tokenizer has {vocab_size} tokens but model.vocab_size={model.vocab_size}; '
+            f'tokenizer and task have {vocab_size} tokens but model.vocab_size={model.vocab_size}; '
             f'set it to 0 or to at least {vocab_size}'
         )
     _check_choices(model)

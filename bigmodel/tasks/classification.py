@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel.data.draws import Draws
-from bigmodel.metrics import Mean, Metrics
+from bigmodel.metrics import Metrics
 from bigmodel.specs import NOT_NEGATIVE, SHARE
 from bigmodel.tasks.augment import flipped, shifted
-from bigmodel.tasks.losses import cross_entropy
+from bigmodel.tasks.losses import Predictions, cross_entropy
 from bigmodel.tasks.task import KINDS, Batch, ModelFn, Rows, Task, model_inputs
 
 
@@ -45,9 +45,5 @@ class Classification(Task):
             weights *= batch['valid']
         logits_BC = model(*model_inputs(batch), dropout_key)
         label = jnp.maximum(label, 0)
-        loss, nll, correct = cross_entropy(logits_BC, label, self.label_smoothing)
-        return {
-            'loss': Mean.of(loss, weights),
-            'nll': Mean.of(nll, weights),
-            'accuracy': Mean.of(correct.astype(jnp.float32), weights),
-        }
+        each = cross_entropy(logits_BC, label, self.label_smoothing)
+        return Predictions(*each, weights).metrics()

@@ -41,6 +41,7 @@ class Task:
     extra_ids = 0
     labelled = False
     causal = False  # whether every next token is predicted, so the model must not see later ones
+    two_sided = False  # whether tokens follow from both sides, so the model must see later ones
 
     def lengths(self, seq_len: int) -> tuple[int, int]:
         """Tokens of the model, and of its encoder's source, that a row of `seq_len` becomes."""

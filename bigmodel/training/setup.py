@@ -25,6 +25,7 @@ from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.fit import check_inputs
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
+from bigmodel.training.restore import check_vocabulary
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
 
 
@@ -164,6 +165,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     hparams = jax.device_put(hparams, sharding.replicated())
     kernel = kernel_name(config.model, platform)
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
+    _check_masks(plan)
     _check_head(plan)
     return plan
 
@@ -205,21 +207,32 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
         )
 
 
-def _check_head(setup: Outline) -> None:
-    """The task, the head and the masks must fit each other."""
+def _check_masks(setup: Outline) -> None:
+    """A task must see what it needs, and not what it predicts."""
     model = setup.config.model
-    for mask in (layer['mask'] for layer in layer_specs(model)):
-        if setup.task.causal and not make(MASKS, mask, 'model.mask').causal:
-            raise UserError(
-                f'task={setup.config.task!r} predicts tokens that model.mask={mask!r} shows; '
-                f"use 'causal' or 'window(size)'"
-            )
+    masks = {m: make(MASKS, m, 'model.mask') for m in (s['mask'] for s in layer_specs(model))}
+    ahead = [text for text, mask in masks.items() if not mask.causal]
+    if setup.task.causal and ahead:
+        raise UserError(
+            f'task={setup.config.task!r} predicts tokens that model.mask={ahead[0]!r} shows; '
+            f"use 'causal' or 'window(size)'"
+        )
+    if setup.task.two_sided and not ahead:
+        raise UserError(
+            f'task={setup.config.task!r} predicts tokens from both sides, of which model.mask='
+            f"{next(iter(masks))!r} shows one; use 'full'"
+        )
 
     if setup.config.sample and not setup.task.causal:
         raise UserError(
             f'sample={setup.config.sample!r}: a model of task={setup.config.task!r} writes no '
             f"text; set sample to ''"
         )
+
+
+def _check_head(setup: Outline) -> None:
+    """The task must fit the head, and an encoder where there is one."""
+    model = setup.config.model
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
         needs = 'an encoder' if source_length else 'none'
@@ -246,10 +259,12 @@ def _check_init_from(setup: Setup) -> None:
     if not source.path:
         return
     run, step = find_run(source.path, 'init_from.path')
-    Checkpoints(run / 'checkpoints').check_params(step, setup.abstract.params, source.restore)
-    theirs = load_tokenizer(run / 'tokenizer')
-    if theirs.fingerprint != setup.data.tokenizer.fingerprint:
+    theirs, ours = load_tokenizer(run / 'tokenizer'), setup.data.tokenizer
+    if theirs.fingerprint != ours.fingerprint:
         raise UserError(
             f'init_from.path={source.path!r} was trained with another tokenizer than '
             f'data.tokenizer={setup.config.data.tokenizer!r}'
         )
+    checkpoints, num_ids = Checkpoints(run / 'checkpoints'), ours.vocab_size + setup.task.extra_ids
+    check_vocabulary(checkpoints.shapes(step), setup.boxed, source, num_ids)
+    checkpoints.check_params(step, setup.abstract.params, source.restore)

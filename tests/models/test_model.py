@@ -456,7 +456,7 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'remat': 'ful'}, "unknown model.remat 'ful'. Did you mean 'full'"),
         ({'dropout': 1.0}, r'model.dropout=1.0 must be in \[0, 1\)'),
         ({'dtype': 'float8'}, "unknown model.dtype 'float8'"),
-        ({'vocab_size': 16}, 'the tokenizer has 32 tokens but model.vocab_size=16'),
+        ({'vocab_size': 16}, 'tokenizer and task have 32 tokens but model.vocab_size=16'),
         ({'head_dim': 5}, 'head_dim=5 is odd'),
         ({'width': 18}, 'model.width=18 is not a multiple of model.num_heads=4'),
         ({'num_kv_heads': 3}, 'model.num_kv_heads=3 does not divide model.num_heads=4'),
