@@ -26,7 +26,7 @@ def masked_lm_parameters(width: int, vocab_size: int) -> int:
 
 
 # Size -> (vocabulary, context, parameters): of the released GPT-2 and BERT checkpoints, of Llama 7B
-# and Llama 3.2 1B; of ViTs with 1,000 labels instead of a vocabulary (22.05M and 86.57M), as Hugging
+# and 3.2 1B; of ViTs with 1,000 labels instead of a vocabulary (22.05M and 86.57M), as Hugging
 # Face's models of the same shape have (tests/golden/make_vit_values.py). Theirs have a position for
 # the class token, ours has a row of the table that is never read. Rows of our own are held by the
 # golden table and by their order.
