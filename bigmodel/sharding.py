@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ MESH_AXES = ('data', 'fsdp', 'tensor')
 
 # Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, experts, vocab, positions,
 # labels, latent (what keys and values are made from), rank (of an adapter), taps (of a
-# convolution), gates and state (of a recurrence).
+# convolution), gates and state (of a recurrence), pixels (of a patch).
 # Activations: batch, length, features (model width of an activation).
 _REPLICATED = dict.fromkeys(
     [
@@ -43,6 +43,7 @@ _REPLICATED = dict.fromkeys(
         'taps',
         'gates',
         'state',
+        'pixels',
         'length',
         'features',
     ]
@@ -106,6 +107,11 @@ class Sharding:
         return self.named(('batch', *[None] * (len(shape) - 1)), shape, what)
 
     @property
+    def platform(self) -> str:
+        """What the devices are: 'cpu', 'gpu' or 'tpu'."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
     def batch_ways(self) -> int:
         """How many ways the batch is split."""
         return math.prod(self.mesh.shape[m] for m in self._mesh_axes('batch', 'batch'))
@@ -149,6 +155,51 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if sharding is None or sharding.mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, sharding.named(axes, x.shape, 'activation'))
+
+
+def by_rows(f: Callable[..., jax.Array], whole: Any, *rows: jax.Array) -> jax.Array:
+    """`f(whole, *rows)` on each device's own rows of a batch, with all of `whole`.
+
+    For what XLA would gather the batch to do, a sort of its tokens for one. Without a mesh that
+    splits the batch it is just `f`.
+    """
+    sharding = _active.get()
+    axes = sharding._mesh_axes('batch', 'batch') if sharding else ()
+    if not axes:
+        return f(whole, *rows)
+    specs = (PartitionSpec(), *[PartitionSpec(axes)] * len(rows))
+    # Axes that split weights stay XLA's business.
+    return jax.shard_map(f, in_specs=specs, out_specs=PartitionSpec(axes), axis_names=set(axes))(
+        whole, *rows
+    )
+
+
+def by_shard(
+    f: Callable[..., jax.Array],
+    axes: Sequence[Sequence[str | None] | None],
+    out_axes: Sequence[str | None],
+) -> Callable[..., jax.Array]:
+    """`f` on each device's own part of arrays whose dims have these logical axes (None: no array).
+
+    For what XLA cannot split by itself, a hand-written kernel for one. The result is as large as
+    the first array. Without an active sharding it is just `f`.
+    """
+    sharding = _active.get()
+    if sharding is None or sharding.mesh.size == 1:
+        return f
+
+    def run(*arrays: jax.Array | None) -> jax.Array:
+        specs = tuple(
+            None if x is None else sharding.spec(dims, x.shape, 'activation')
+            for dims, x in zip(axes, arrays, strict=True)
+        )
+        out = sharding.spec(out_axes, arrays[0].shape, 'activation')
+        # Kernels do not say over which axes their results vary.
+        return jax.shard_map(f, mesh=sharding.mesh, in_specs=specs, out_specs=out, check_vma=False)(
+            *arrays
+        )
+
+    return run
 
 
 def make_sharding(mesh: str, rules: str, devices: Sequence[jax.Device] | None = None) -> Sharding:

@@ -27,6 +27,7 @@ class Range:
 
 
 SHARE = Range(lambda x: 0 <= x < 1, 'in [0, 1)')
+FRACTION = Range(lambda x: 0 <= x <= 1, 'in [0, 1]')
 POSITIVE = Range(lambda x: x > 0, 'positive')
 NOT_NEGATIVE = Range(lambda x: x >= 0, 'at least 0')
 

@@ -13,7 +13,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    c.task = 'causal_lm'  # bigmodel/tasks: causal_lm(z_loss=, label_smoothing=), classification
+    # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=;
+    c.task = 'causal_lm'  # classification(label_smoothing=, shift=, flip=): bigmodel/tasks
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
@@ -21,13 +22,14 @@ def get_config(arg: str = '') -> ConfigDict:
     c.sample = ''  # prompt of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
-    c.data.source = 'pystdlib'  # pystdlib, tfds("name"), text, jsonl, or a probe: data/probes.py
+    # pystdlib, tfds("name"), text, jsonl; images: digits, tfds_images("name"); data/probes.py
+    c.data.source = 'pystdlib'
     c.data.path = ''  # glob of files, for text and jsonl
     # What becomes of an example's fields (data/formats.py): text(text=, label=), pair, score, tags,
     c.data.format = 'text'  # span, choices, prompt(prompt=, response=), chat(template=), preference
     c.data.tokenizer = 'bytes'  # bytes, chars, hf("tokenizer.json")
     c.data.packing = 'stream'  # stream, first_fit, windows, pad: bigmodel/data/packing.py
-    c.data.seq_len = 256  # tokens a row
+    c.data.seq_len = 256  # tokens a row; of an image: its patches, and one for a class token
     c.data.batch_size = 32  # rows an update, over all devices and hosts
     c.data.cache_dir = ''  # of prepared data; '': ~/.cache/bigmodel
     c.data.workers = 0  # processes that prepare data; 0: one a core
@@ -41,7 +43,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.head_dim = 0  # 0: width / num_heads
     c.model.vocab_size = 0  # 0: the tokenizer's, rounded up to a multiple of 64
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
-    c.model.inputs = ''  # tokens(scale=): what turns a batch into vectors
+    c.model.inputs = ''  # tokens(scale=), patches(size=, channels=, class_token=)
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5, …: layers/positions.py
     c.model.mask = ''  # causal, window(size), chunked(size), prefix(length), full
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
@@ -51,9 +53,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.embed_norm = ''  # of the embedded inputs, positions included
     c.model.final_norm = ''  # of the last layer's output; '': as model.norm
     # attention(qk_norm=, weights=, gate=, …), value_residual, differential, mla(rank=, …), rglru,
-    # linear_attention, retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv
+    # linear_attention, retention, gated_deltanet, mamba2, gru, lstm, short_conv, gated_conv,
+    # long_conv
     c.model.mixer = ''  # `launch.py parts mixer` lists them with their arguments
-    c.model.ffn = ''  # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=)
+    # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=), switch, expert_choice
+    c.model.ffn = ''
     c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
     # The encoder of an encoder-decoder has the slots above, but mask 'full' and its own pattern.
     c.model.encoder_depth = 0  # its layers; 0: no encoder
@@ -61,11 +65,16 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
-    c.model.head = ''  # lm(tied=), classifier(pool=)
+    c.model.head = ''  # lm(tied=), mlm(tied=, activation=, norm=), classifier(pool=)
     c.model.adapter = 'none'  # lora(rank=, alpha=, where=, dropout=), dora; freeze what it adapts
-    c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
+    c.model.init = ''  # normal(std=), gpt2(std=), fan_in(scale=, embed=), mup(base_width=, …)
     c.model.dropout = 0.0  # of embeddings and of every branch
-    c.model.kernel = 'auto'  # reference, fused, blockwise; auto: fused on a GPU, else reference
+    # reference, fused, cudnn, blockwise(block_size=), splash(block_size=) of a TPU; auto: the first
+    # of cudnn and fused that serves on a GPU, else reference
+    c.model.kernel = 'auto'
+    # At the start, compare kernels with reference on random queries, keys and values of one row a
+    # device, write the errors to run.json and stop when they are too large: one more compilation.
+    c.model.check_kernel = False
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)
     c.model.remat = 'none'  # none, full, dots, dots_no_batch: what backward recomputes
     c.model.unroll = 0  # repeats of the pattern compiled as straight code; 0: all up to 8, else 1
@@ -76,7 +85,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.weight_decay = 0.1  # decoupled: multiplied by the learning rate
     c.optimizer.clip_norm = 1.0  # of the global gradient norm; 0: no clipping
     # Lists of (regex, value) over parameter paths: the first that matches from the start wins.
-    c.optimizer.decay = (('.*/(scale|bias|table)$', 0.0), ('.*', 1.0))  # of weight_decay
+    c.optimizer.decay = (('.*/weight$', 1.0), ('.*', 0.0))  # of weight_decay: matrices alone
     c.optimizer.rates = (('.*', 1.0),)  # multipliers of the learning rate
     c.optimizer.train = (('.*', True),)  # False: frozen, without optimizer state
     c.schedule = 'cosine(warmup_steps=100)'  # constant, linear, cosine, inverse_sqrt, wsd

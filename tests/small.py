@@ -11,6 +11,9 @@ from ml_collections import ConfigDict
 
 from bigmodel import params as params_lib
 from bigmodel.devices import QUICK_COMPILE
+from bigmodel.layers.kernel import Request
+from bigmodel.layers.kernels import KERNELS
+from bigmodel.layers.masks import Causal
 from bigmodel.models import presets
 from bigmodel.models.model import Model, apply, build_model
 from bigmodel.training.state import abstract_params
@@ -26,6 +29,9 @@ SHAPE = {
     'unroll': 1,  # the smallest program
 }
 
+# Other kernels are held by tests of their own, and here by what they say when they are refused.
+CPU = Request(Causal(), False, 0.0, 'cpu', 'float32')
+CPU_KERNELS = tuple(name for name, kernel in KERNELS.items() if not kernel().refusal(CPU))
 
 # Tests hold what a program computes, not how fast. Comparisons with golden values compile as usual,
 # because tanh is less exact this way.

@@ -34,12 +34,17 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
 
     from bigmodel import devices
     from bigmodel.training.evaluate import put_batch
+    from bigmodel.training.kernel_check import check_kernels, require
     from bigmodel.training.loop import compile_beside
     from bigmodel.training.setup import build
 
     setup = build(config)
     with setup.sharding.active():
         state, train_step, compile_seconds = compile_beside(setup, setup.initial_state)
+        checked = {}
+        if config.model.check_kernel:
+            checked['kernel_check'] = check_kernels(setup, state.params)
+            require(checked['kernel_check'])
         batches = [put_batch(setup.data.batches(i), setup.sharding) for i in range(4)]
         state, _ = jax.block_until_ready(train_step(state, batches[0], setup.hparams))
         first = devices.process_age()
@@ -65,4 +70,4 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
         'mfu': rate * setup.flops_per_token / peak if peak else None,
         'kernel': setup.kernel,
         'devices': devices.describe(),
-    }
+    } | checked

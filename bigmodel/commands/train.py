@@ -65,11 +65,14 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
+    from bigmodel.inference.load import refusal
     from bigmodel.training.loop import Interrupted, train
     from bigmodel.training.rundir import RunDir, write_json
     from bigmodel.training.setup import build, resolve
 
     config = resolve(config)
+    if config.sample and refusal(config):
+        raise UserError(f"sample={config.sample!r}: the model {refusal(config)}; set sample to ''")
     run_dir = RunDir(path)
     run_dir.check(config)
     result = run_dir.finished()

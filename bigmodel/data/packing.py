@@ -20,7 +20,8 @@ class Examples(Protocol):
     document; label (n,), int32 classes or float32 numbers, where a row is one labelled document (or
     a piece of one); marks int32 (n, length) where the format has them, 0 in padding; weights
     float32 (n, length) where not every token's prediction counts alike. Where an example is a group
-    of g documents, arrays are (n, g, length), but for the label.
+    of g documents, arrays are (n, g, length), but for the label. Rows of images have image uint8
+    (n, height, width, channels) instead of tokens.
     """
 
     length: int

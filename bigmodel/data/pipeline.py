@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from bigmodel.data.draws import Draws
 from bigmodel.data.order import ShuffledOrder, mix
 from bigmodel.data.packing import Examples, build_examples
-from bigmodel.data.probe import ProbeRows
-from bigmodel.data.sources import build_probe
+from bigmodel.data.rows import MadeRows
+from bigmodel.data.sources import build_row_source
 from bigmodel.data.store import TokenStore, open_store
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
@@ -83,7 +83,7 @@ class Data:
     """What a run needs of one split."""
 
     batches: Batches
-    store: TokenStore | ProbeRows  # what made the rows, and what is known of it
+    store: TokenStore | MadeRows  # what made the rows, and what is known of it
     about: str  # in words
 
     @property
@@ -120,11 +120,11 @@ def open_data(
 
     A causal model asks for `seq_len + 1` tokens with `overlap=1`, so that each token is predicted
     once. `labelled` demands a `label` for each row: UserError when there is none. `prepare` makes
-    batches of rows. A probe makes rows with symbols of its own, so that neither tokenizer nor
-    packing act on it.
+    batches of rows. Neither tokenizer nor packing act on a source that makes its rows itself:
+    probes have symbols of their own, images have none.
     """
-    probe = build_probe(data_config, split)
-    if probe is None:
+    source = build_row_source(data_config, split)
+    if source is None:
         store = open_store(data_config, split, tokenizer)
         examples = build_examples(data_config.packing, store, length, overlap)
         about = (
@@ -133,7 +133,7 @@ def open_data(
             f'{data_config.packing}'
         )
     else:
-        store = examples = ProbeRows(probe, length)
+        store = examples = source.open(length)
         about = f'{data_config.source}: {examples.summary()}'
     if labelled and not examples.labelled:
         raise _unlabelled(data_config, store)
@@ -199,11 +199,11 @@ def _check(num_rows: int, batch_size: int, shuffle: bool, host_count: int) -> No
         )
 
 
-def _unlabelled(data_config: ConfigDict, store: TokenStore | ProbeRows) -> UserError:
+def _unlabelled(data_config: ConfigDict, store: TokenStore | MadeRows) -> UserError:
     if not store.label_names:
         return UserError(
             f'this task needs labels, and data.source={data_config.source!r} has none'
-            ' (data.format=\'text(label="field")\' names them)'
+            " (data.format='text(label=\"field\")' names them, for images label='field')"
         )
     return UserError(
         f'this task needs labels, and data.packing={data_config.packing!r} mixes documents; '

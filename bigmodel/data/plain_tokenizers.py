@@ -1,4 +1,4 @@
-"""Tokenizers that need no training: bytes and characters."""
+"""Tokenizers that need no training: bytes, characters, and none."""
 
 import dataclasses
 import functools
@@ -79,6 +79,27 @@ class CharTokenizer:
     @functools.cached_property
     def _codes(self) -> np.ndarray:
         return np.array([ord(c) for c in self.characters], np.uint32)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoTokenizer:
+    """That of data without text: no ids, no text of them."""
+
+    vocab_size = 0
+    bos_id, eos_id, pad_id = None, None, 0
+    fingerprint = 'none'
+
+    def encode(self, text: str, special: bool = False) -> np.ndarray:
+        """Raises UserError: there is no vocabulary."""
+        raise UserError('this data holds no text, so there are no tokens to write or to read')
+
+    def decode(self, ids: Ids) -> str:
+        """''."""
+        return ''
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes tokenizer.json into `folder`."""
+        atomic.write_json(pathlib.Path(folder) / FILE, {'kind': 'none'})
 
 
 def utf8(text: str, encoding: str = 'utf-8') -> bytes:

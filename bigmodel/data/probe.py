@@ -11,8 +11,9 @@ from jaxtyping import Bool, Int
 from bigmodel.data.draws import Draws
 from bigmodel.data.order import mix
 from bigmodel.data.plain_tokenizers import CharTokenizer
-from bigmodel.data.splits import SPLITS
-from bigmodel.errors import UserError, unknown
+from bigmodel.data.rows import MadeRows, RowSource
+from bigmodel.data.splits import SPLITS, check_split
+from bigmodel.errors import UserError
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
 VERSION = 1  # part of every fingerprint: raise it when the same arguments give other rows
@@ -22,7 +23,7 @@ Answers = Bool[np.ndarray, 'n length']
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class Probe(RowSource):
     """A synthetic task: rows of symbols, and which of them are answers.
 
     `seed` names the data set (the run's own seed only shuffles it), `rows` is the size of its
@@ -57,21 +58,19 @@ class Probe:
         key = f'{VERSION} {type(self).__name__} {values}'
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
+    def open(self, length: int) -> 'ProbeRows':
+        return ProbeRows(self, length)
 
-class ProbeRows:
-    """A probe as `Examples` of `length` tokens, which needs no store.
+
+class ProbeRows(MadeRows):
+    """A probe as `Examples` of `length` tokens.
 
     `take` gives tokens int32 (n, length) and weights float32 (n, length), 1 for answers. Rows that
     are shorter end in zeros, which nothing before them sees and no weight counts.
     """
 
-    labelled, num_truncated, padding_share = False, 0, 0.0
-    label_names: tuple[str, ...] = ()
-    num_bytes, gzip_bits_per_byte = 0, 0.0  # there is no text to compress
-
     def __init__(self, probe: Probe, length: int) -> None:
-        if probe.split not in SPLITS:
-            raise unknown('split of a probe', probe.split, SPLITS)
+        check_split(probe.split)
         if length < probe.least:
             raise UserError(
                 f'data.seq_len={length - 1} is too short: a row of this probe takes '

@@ -19,8 +19,18 @@ Count = Annotated[int, POSITIVE]
 MARKER = 1
 
 
+class Marked(Probe):
+    """Base of probes over noise, a marker and `symbols` other ids."""
+
+    symbols: int
+
+    @property
+    def num_symbols(self) -> int:
+        return 2 + self.symbols
+
+
 @dataclasses.dataclass(frozen=True)
-class Copying(Probe):
+class Copying(Marked):
     """`count` random symbols, a marker, the same symbols again (Graves et al. 2014, §4.1).
 
     `count` 0 fills the row.
@@ -28,10 +38,6 @@ class Copying(Probe):
 
     count: Annotated[int, NOT_NEGATIVE] = 0
     symbols: Count = 16
-
-    @property
-    def num_symbols(self) -> int:
-        return 2 + self.symbols
 
     @property
     def least(self) -> int:
@@ -57,15 +63,11 @@ class Sorting(Copying):
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectiveCopying(Probe):
+class SelectiveCopying(Marked):
     """`count` symbols at random places in noise, a marker, the symbols in order (Gu & Dao 2023)."""
 
     count: Count = 8
     symbols: Count = 16
-
-    @property
-    def num_symbols(self) -> int:
-        return 2 + self.symbols
 
     @property
     def least(self) -> int:
@@ -81,7 +83,7 @@ class SelectiveCopying(Probe):
 
 
 @dataclasses.dataclass(frozen=True)
-class Induction(Probe):
+class Induction(Marked):
     """Random symbols with a marker among them; after the marker's return, what followed it first.
 
     Fu et al. 2023, after the induction heads of Olsson et al. 2022; `repeats` markers return,
@@ -90,10 +92,6 @@ class Induction(Probe):
 
     symbols: Count = 16
     repeats: Count = 1
-
-    @property
-    def num_symbols(self) -> int:
-        return 2 + self.symbols
 
     @property
     def least(self) -> int:
@@ -185,7 +183,7 @@ class Modular(Probe):
 
 
 @dataclasses.dataclass(frozen=True)
-class Needle(Probe):
+class Needle(Marked):
     """A marker and `size` symbols hidden at some depth of a row, asked for at its end.
 
     Mohtashami & Jaggi 2023 (passkey retrieval). The depth, a share of the places where the
@@ -204,10 +202,6 @@ class Needle(Probe):
                 f'shallowest={self.shallowest} and deepest={self.deepest} are shares of the row, '
                 f'the first at most the second'
             )
-
-    @property
-    def num_symbols(self) -> int:
-        return 2 + self.symbols
 
     @property
     def least(self) -> int:

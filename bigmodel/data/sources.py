@@ -1,4 +1,4 @@
-"""The slot `data.source`: random-access document sources, and probes, which make rows."""
+"""The slot `data.source`: random-access sources of documents, and sources that make rows."""
 
 import pathlib
 
@@ -6,23 +6,26 @@ from ml_collections import ConfigDict
 
 from bigmodel import config as config_lib
 from bigmodel import specs
+from bigmodel.data.digits import Digits
 from bigmodel.data.documents import Documents
 from bigmodel.data.formats import FORMATS
 from bigmodel.data.jsonl_source import JsonlSource
-from bigmodel.data.probe import Probe
 from bigmodel.data.probes import PROBES
+from bigmodel.data.rows import RowSource
 from bigmodel.data.source import Source
 from bigmodel.data.stdlib_source import PystdlibSource
 from bigmodel.data.text_source import TextSource
+from bigmodel.data.tfds_images import TfdsImages
 from bigmodel.data.tfds_source import TfdsSource
 from bigmodel.errors import UserError
 
+ROW_SOURCES = {'digits': Digits, 'tfds_images': TfdsImages, **PROBES}
 SOURCES = {
     'pystdlib': PystdlibSource,
     'tfds': TfdsSource,
     'text': TextSource,
     'jsonl': JsonlSource,
-    **PROBES,
+    **ROW_SOURCES,
 }
 
 
@@ -37,7 +40,7 @@ def build_documents(data_config: ConfigDict, split: str) -> Documents:
 def build_source(data_config: ConfigDict, split: str) -> Source:
     """The examples that `data_config.source` names; raises UserError for an unknown or bad one."""
     source = _build(data_config, split)
-    if isinstance(source, Probe):
+    if isinstance(source, RowSource):
         raise UserError(
             f'data.source={data_config.source!r} has no documents: its rows are made when they are '
             f'read, so there is nothing to prepare or to train a tokenizer on'
@@ -45,14 +48,14 @@ def build_source(data_config: ConfigDict, split: str) -> Source:
     return source
 
 
-def build_probe(data_config: ConfigDict, split: str) -> Probe | None:
-    """The probe that `data_config.source` names; None where it names documents."""
-    if specs.parse(data_config.source, 'data.source').name not in PROBES:
+def build_row_source(data_config: ConfigDict, split: str) -> RowSource | None:
+    """The source of rows that `data_config.source` names; None where it names documents."""
+    if specs.parse(data_config.source, 'data.source').name not in ROW_SOURCES:
         return None
     return _build(data_config, split)
 
 
-def _build(data_config: ConfigDict, split: str) -> Source | Probe:
+def _build(data_config: ConfigDict, split: str) -> Source | RowSource:
     return specs.make(
         SOURCES,
         data_config.source,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bigmodel.errors import UserError
+from bigmodel.errors import UserError, unknown
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -27,6 +27,12 @@ def share_out_hashes(hashes: np.ndarray, shares: Mapping[str, float]) -> np.ndar
         codes[order[start : start + count]] = code
         start += count
     return codes
+
+
+def check_split(split: str) -> None:
+    """Raises UserError for a split other than the three."""
+    if split not in SPLITS:
+        raise unknown('split of data.source', split, SPLITS)
 
 
 def check_shares(validation: float, test: float) -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -12,15 +10,16 @@ from bigmodel.data import tfds_prepared
 from bigmodel.data.fields import lookup
 from bigmodel.data.source import Source
 from bigmodel.data.splits import SPLITS
+from bigmodel.data.tfds_split import TfdsSplit
 from bigmodel.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsSource(Source):
+class TfdsSource(TfdsSplit, Source):
     """A TFDS data set: `name` as TFDS writes it ('glue/sst2', 'imdb_reviews:1.0.0').
 
-    `train`, `validation` and `test` say which TFDS split or slice
-    each of ours reads, such as `validation='train[90%:]'`.
+    `train`, `validation` and `test` say which TFDS split or slice each of ours reads, such as
+    `validation='train[90%:]'`.
     """
 
     split: str
@@ -30,26 +29,11 @@ class TfdsSource(Source):
     validation: str = 'validation'
     test: str = 'test'
 
-    @property
-    def name(self) -> str:
-        """For folders and messages."""
-        return 'tfds-' + ''.join(c if c.isalnum() else '_' for c in self.dataset)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of TFDS's description of the prepared files, and of this source's arguments."""
-        digest = hashlib.sha256(repr(self._arguments()).encode())
-        for file in sorted(self._folder.iterdir()):
-            digest.update(f'{file.name} {file.stat().st_size}\n'.encode())
-            if file.suffix == '.json':
-                digest.update(file.read_bytes())
-        return digest.hexdigest()
-
     def quick_key(self) -> str:
         """From the sizes and times of the prepared versions' descriptions."""
         found = tfds_prepared.candidates(self.dataset, self.data_dir)
         stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in found]
-        return f'{self._arguments()} {stats}'
+        return f'{self.arguments()} {stats}'
 
     @functools.cached_property
     def text_field(self) -> str:
@@ -79,40 +63,16 @@ class TfdsSource(Source):
         except UnicodeDecodeError as e:
             raise UserError(f'{self.place(index)}: text is not UTF-8 ({e})') from e
 
-    def __getstate__(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # without the open files
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def _arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Any, ...]:
         return (self.dataset, *(getattr(self, s) for s in SPLITS))
 
     @functools.cached_property
-    def _folder(self) -> pathlib.Path:
-        return tfds_prepared.folder(self.dataset, self.data_dir)
-
-    @functools.cached_property
-    def _builder(self) -> Any:
-        return tfds_prepared.open_folder(self._folder)
-
-    @functools.cached_property
     def _examples(self) -> Any:
-        builder = self._builder
-        split = getattr(self, self.split) if self.split in SPLITS else self.split
-        try:
-            assert builder.info.splits[split].num_examples is not None
-            return builder.as_data_source(split=split)
-        except (ValueError, KeyError, AssertionError) as e:
-            raise UserError(
-                f'data.source: {self.dataset} has no split {split!r}; there are: '
-                f'{", ".join(builder.info.splits)}. A slice will do, as in '
-                f"tfds({self.dataset!r}, validation='train[90%:]', train='train[:90%]')"
-            ) from e
+        return self.open_examples()
 
     @functools.cached_property
     def _features(self) -> dict[str, Any]:
-        return _as_dict(self._builder.info.features)
+        return _as_dict(self.builder.info.features)
 
 
 def _as_dict(feature: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from bigmodel import specs
 from bigmodel.data.documents import Documents
 from bigmodel.data.hf_tokenizer import OPTIONS_FILE, HfTokenizer, read_hf, train_bpe
-from bigmodel.data.plain_tokenizers import FILE, ByteTokenizer, CharTokenizer, Ids
+from bigmodel.data.plain_tokenizers import FILE, ByteTokenizer, CharTokenizer, Ids, NoTokenizer
 from bigmodel.errors import UserError
 
 __all__ = ['TOKENIZERS', 'Tokenizer', 'build_tokenizer', 'load_tokenizer', 'train_bpe']
@@ -48,6 +48,7 @@ def train_chars(training: Callable[[], Documents]) -> CharTokenizer:
     return CharTokenizer(''.join(sorted(found)))
 
 
+PLAIN = {'bytes': ByteTokenizer, 'none': NoTokenizer}  # that all is known of by their kind
 TOKENIZERS = {'bytes': ByteTokenizer, 'chars': train_chars, 'hf': read_hf}
 
 
@@ -73,8 +74,8 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
         saved = json.loads(text)
         if saved.get('kind') == 'chars':
             return CharTokenizer(saved['characters'])
-        if saved.get('kind') == 'bytes':
-            return ByteTokenizer()
+        if saved.get('kind') in PLAIN:
+            return PLAIN[saved['kind']]()
         options = file.with_name(OPTIONS_FILE)
         names = json.loads(options.read_text(encoding='utf-8')) if options.exists() else {}
         return HfTokenizer(text, names.get('bos_token', 'auto'), names.get('eos_token', 'auto'))

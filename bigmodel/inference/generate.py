@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
-from bigmodel.layers.kernels import MASKED
+from bigmodel.layers.kernel import MASKED
 from bigmodel.models.model import Model, apply_cached
 
 

@@ -21,11 +21,9 @@ def load_model(config: ConfigDict, workdir: str, step: int, vocab_size: int) -> 
 
     Raises UserError for a model that cannot generate text.
     """
-    if parse(config.model.head, 'model.head').name != 'lm':
-        raise UserError(f'{workdir} has the head {config.model.head!r}; only lm generates text')
-    for mask in (layer['mask'] for layer in layer_specs(config.model)):
-        if not make(MASKS, mask, 'model.mask').causal:
-            raise UserError(f'{workdir} has the mask {mask!r}; only causal models generate text')
+    reason = refusal(config)
+    if reason:
+        raise UserError(f'{workdir} {reason}')
     model = build_model(config.model, vocab_size, 0, jax.default_backend())
     place = make_sharding('', 'dp', jax.devices()[:1])
     boxed = abstract_params(model)
@@ -35,6 +33,16 @@ def load_model(config: ConfigDict, workdir: str, step: int, vocab_size: int) -> 
         place.of_params(boxed),
     )
     return model, restored_params(workdir, step, abstract)[0]
+
+
+def refusal(config: ConfigDict) -> str:
+    """Why the model of a resolved config cannot generate text ('has …'), or ''."""
+    if parse(config.model.head, 'model.head').name != 'lm':
+        return f'has the head {config.model.head!r}; only lm generates text'
+    for mask in (layer['mask'] for layer in layer_specs(config.model)):
+        if not make(MASKS, mask, 'model.mask').causal:
+            return f'has the mask {mask!r}; only causal models generate text'
+    return ''
 
 
 def learned_length(config: ConfigDict) -> int:

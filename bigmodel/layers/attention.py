@@ -11,14 +11,14 @@ from jaxtyping import Array, Float
 
 from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
-from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.kernels import Kernel, Reference
+from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import Position
+from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import WEIGHTS, Weighting
 from bigmodel.specs import SHARE, bind
 
@@ -96,17 +96,7 @@ class Attention(Mixer):
         )
         if self.gate:
             o_BLHK = o_BLHK * jax.nn.sigmoid(self._to_heads('gate', self.num_heads)(x_BLD))
-        y_BLD = Linear(
-            (x_BLD.shape[-1],),
-            ('heads', 'head_dim'),
-            ('embed',),
-            self.out_bias,
-            'residual',
-            self.init,
-            self.dtype,
-            name='out',
-        )(o_BLHK)
-        return Dropout(self.output_dropout)(y_BLD)
+        return self.project_out(o_BLHK, x_BLD.shape[-1], bias=self.out_bias)
 
     def _project(self, x_BLD: Array, context: Context) -> tuple[Array, Array, Array]:
         H, G = self.num_heads, self.num_kv_heads

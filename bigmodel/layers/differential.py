@@ -9,14 +9,14 @@ from jaxtyping import Array, Float
 
 from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
-from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.kernels import Kernel, Reference
+from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
 from bigmodel.layers.norms import RMSNorm
 from bigmodel.layers.positions import Position
+from bigmodel.layers.reference import Reference
 from bigmodel.specs import SHARE
 
 
@@ -39,6 +39,10 @@ class Differential(Mixer):
     output_dropout: float = 0.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
+
+    @property
+    def kernel_dim(self) -> int:
+        return 2 * self.head_dim  # the values' width
 
     def refusal(self) -> str:
         odd = self.num_heads % 2 or self.num_kv_heads % 2
@@ -71,16 +75,7 @@ class Differential(Mixer):
         o_BLhmV = o_BLHV.reshape(B, L, H // 2, 2, 2 * K)
         o_BLhV = o_BLhmV[:, :, :, 0] - self._share().astype(x_BLD.dtype) * o_BLhmV[:, :, :, 1]
         o_BLhV = RMSNorm(1e-5, axis='head_dim', name='norm')(o_BLhV) * (1 - self.lambda_init)
-        y_BLD = Linear(
-            (x_BLD.shape[-1],),
-            ('heads', 'head_dim'),
-            ('embed',),
-            role='residual',
-            init=self.init,
-            dtype=self.dtype,
-            name='out',
-        )(o_BLhV)
-        return Dropout(self.output_dropout)(y_BLD)
+        return self.project_out(o_BLhV, x_BLD.shape[-1])
 
     def _project(self, name: str, heads: int, axis: str, x_BLD: Array) -> Array:
         axes = (axis or 'kv_heads', 'head_dim')

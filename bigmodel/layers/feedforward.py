@@ -30,6 +30,7 @@ class FeedForward(nn.Module):
     """Base of all feed-forward layers."""
 
     activation: str = 'gelu'
+    causal = True  # whether no token's output depends on a later one
 
     def refusal(self) -> str:
         """Why its own fields cannot work together ('needs …, but …'), or ''."""
@@ -41,29 +42,43 @@ class FeedForward(nn.Module):
         return 1.0
 
     def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
-        """What each token computes from itself."""
+        """What each token computes from itself; a mixture with places for few, from its row."""
         raise NotImplementedError
 
 
-class MLP(FeedForward):
-    """W₂·activation(W₁·x) (Vaswani et al. 2017, §3.3); `hidden` 0 is 4·width."""
+class Dense(FeedForward):
+    """Base of layers whose every weight serves every token: W₂ times hidden units of x."""
 
-    activation: str = 'gelu'
     hidden: Annotated[int, NOT_NEGATIVE] = 0
     bias: bool = False
     dropout: float = 0.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
 
+    def units(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L F']:
+        """The hidden units."""
+        raise NotImplementedError
+
     @nn.compact
     def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
-        width = x_BLD.shape[-1]
-        h_BLF = hidden_linear(self, self.hidden or 4 * width, 'in')(x_BLD)
-        h_BLF = activation(self.activation)(h_BLF)
-        return Dropout(self.dropout)(residual_linear(self, width)(h_BLF))
+        rest = (self.bias, 'residual', self.init, self.dtype)
+        out = Linear((x_BLD.shape[-1],), ('mlp',), ('embed',), *rest, name='out')
+        return Dropout(self.dropout)(out(self.units(x_BLD)))
+
+    def _into(self, hidden: int, name: str) -> Linear:
+        rest = (self.bias, 'linear', self.init, self.dtype)
+        return Linear((hidden,), ('embed',), ('mlp',), *rest, name=name)
 
 
-class Gated(FeedForward):
+class MLP(Dense):
+    """W₂·activation(W₁·x) (Vaswani et al. 2017, §3.3); `hidden` 0 is 4·width."""
+
+    def units(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L F']:
+        hidden = self.hidden or 4 * x_BLD.shape[-1]
+        return activation(self.activation)(self._into(hidden, 'in')(x_BLD))
+
+
+class Gated(Dense):
     """W₂·(activation(W_g·x) ⊙ W₁·x): SwiGLU with silu, GEGLU with gelu (Shazeer 2020).
 
     GLU is sigmoid (Dauphin et al. 2017), ReGLU relu.
@@ -72,19 +87,11 @@ class Gated(FeedForward):
     """
 
     activation: str = 'silu'
-    hidden: Annotated[int, NOT_NEGATIVE] = 0
-    bias: bool = False
-    dropout: float = 0.0
-    init: Init = fan_in
-    dtype: DTypeLike = jnp.float32
 
-    @nn.compact
-    def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
-        width = x_BLD.shape[-1]
-        hidden = self.hidden or gated_hidden(width)
-        gate_BLF = activation(self.activation)(hidden_linear(self, hidden, 'gate')(x_BLD))
-        h_BLF = gate_BLF * hidden_linear(self, hidden, 'in')(x_BLD)
-        return Dropout(self.dropout)(residual_linear(self, width)(h_BLF))
+    def units(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L F']:
+        hidden = self.hidden or gated_hidden(x_BLD.shape[-1])
+        gate_BLF = activation(self.activation)(self._into(hidden, 'gate')(x_BLD))
+        return gate_BLF * self._into(hidden, 'in')(x_BLD)
 
 
 def activation(name: str) -> Callable[[Array], Array]:
@@ -97,15 +104,3 @@ def activation(name: str) -> Callable[[Array], Array]:
 def gated_hidden(width: int) -> int:
     """8/3·width rounded up to a multiple of 64."""
     return -(-8 * width // (3 * 64)) * 64
-
-
-def hidden_linear(ffn: nn.Module, hidden: int, name: str) -> Linear:
-    """The projection from the model's width to `hidden` units."""
-    rest = (ffn.bias, 'linear', ffn.init, ffn.dtype)
-    return Linear((hidden,), ('embed',), ('mlp',), *rest, name=name)
-
-
-def residual_linear(ffn: nn.Module, width: int) -> Linear:
-    """The projection back to the model's width, which ends the branch."""
-    rest = (ffn.bias, 'residual', ffn.init, ffn.dtype)
-    return Linear((width,), ('mlp',), ('embed',), *rest, name='out')

@@ -40,6 +40,18 @@ class GPT2(Parametrisation):
 
 
 @dataclasses.dataclass(frozen=True)
+class Normal(Parametrisation):
+    """The same std for every weight, residual projections too (Devlin et al. 2018; their code also
+    redraws what is beyond two std).
+    """
+
+    std: Annotated[float, NOT_NEGATIVE] = 0.02
+
+    def __call__(self, role: str, fan_in: int) -> float:
+        return self.std
+
+
+@dataclasses.dataclass(frozen=True)
 class FanIn(Parametrisation):
     """std `scale`/√fan_in keeps the variance of activations (LeCun et al. 1998, §4.6).
 
@@ -63,8 +75,9 @@ class Mup(FanIn):
     """Maximal update parametrisation for Adam (Yang et al. 2022, "Tensor Programs V", table 8).
 
     At `base_width` it is `fan_in`; at other widths the learning rate that is best there stays best:
-    rates of the matrices of blocks are divided by width/base_width, so are logits, and the head's
-    std is that of the base width. Widen by more heads, not by wider ones: attention keeps 1/√d_k.
+    rates of the matrices between embedding and logits are divided by width/base_width, so are
+    logits, and the head's std is that of the base width. Widen by more heads, not by wider ones:
+    attention keeps 1/√d_k.
     """
 
     width: int = 0
@@ -79,7 +92,8 @@ class Mup(FanIn):
 
     @property
     def rates(self) -> tuple[tuple[str, float], ...]:
-        return (('backbone/layers/.*/weight$', self.base_width / self.width), ('.*', 1.0))
+        hidden = '((encoder/)?backbone/layers/.*|head/transform)/weight$'
+        return ((hidden, self.base_width / self.width), ('.*', 1.0))
 
 
 def fan_in(role: str, fan_in: int) -> float:
@@ -87,4 +101,4 @@ def fan_in(role: str, fan_in: int) -> float:
     return 1 / math.sqrt(fan_in)
 
 
-INITS = {'gpt2': GPT2, 'fan_in': FanIn, 'mup': Mup}
+INITS = {'normal': Normal, 'gpt2': GPT2, 'fan_in': FanIn, 'mup': Mup}

@@ -1,17 +1,34 @@
 """Inputs: what turns what a batch holds into the first residual stream."""
 
+from typing import Annotated, NamedTuple
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from bigmodel.errors import UserError
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.linear import Embed
+from bigmodel.layers.linear import Embed, Linear
+from bigmodel.specs import POSITIVE
+
+
+class Layout(NamedTuple):
+    """What a row of inputs becomes: so many tokens, in rows of `columns` (0: along a line)."""
+
+    length: int
+    columns: int = 0
 
 
 class Inputs(nn.Module):
     """Base of all inputs."""
+
+    key = ''  # the field of a batch that they read
+
+    @nn.nowrap
+    def layout(self, shape: tuple[int, ...]) -> Layout:
+        """What a row of this shape becomes; raises UserError for one that cannot be read."""
+        raise NotImplementedError
 
     @nn.nowrap
     def example(self, length: int) -> Array:
@@ -41,8 +58,14 @@ class Tokens(Inputs):
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
 
+    key = 'tokens'
+
     def setup(self) -> None:
         self.tokens = Embed(self.vocab_size, self.width, init=self.init, dtype=self.dtype)
+
+    @nn.nowrap
+    def layout(self, shape: tuple[int, ...]) -> Layout:
+        return Layout(*shape)
 
     @nn.nowrap
     def example(self, length: int) -> Int[Array, '1 L']:
@@ -60,4 +83,81 @@ class Tokens(Inputs):
         return self.tokens.attend(x_BLD)
 
 
-INPUTS = {'tokens': Tokens}
+class Patches(Inputs):
+    """Squares of `size` × `size` pixels, flattened row by row, through one linear map; with
+    `class_token` a learned vector comes first (Dosovitskiy et al. 2020).
+
+    Pixels of 8 bits become x/127.5 − 1, as there; floats are taken as they are. Positions count
+    patches from 0, row by row. The class token shares position 0 with the first patch, so that
+    those in two dimensions need not know of it: nothing is lost, as its own vector can make up for
+    any vector that is added there. Relative biases, which count slots, see it one before the first.
+    """
+
+    width: int
+    size: Annotated[int, POSITIVE] = 16
+    channels: Annotated[int, POSITIVE] = 3
+    class_token: bool = False
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    key = 'image'
+
+    @nn.nowrap
+    def layout(self, shape: tuple[int, ...]) -> Layout:
+        height, width, channels = shape
+        if channels != self.channels:
+            raise UserError(
+                f'model.inputs: patches(channels={self.channels}), but the images have {channels}; '
+                f'set channels={channels}'
+            )
+        if height % self.size or width % self.size:
+            raise UserError(
+                f'model.inputs: patches(size={self.size}) does not divide images of '
+                f'{height}×{width} pixels; choose a size that does'
+            )
+        columns = width // self.size
+        return Layout(height // self.size * columns + self.class_token, columns)
+
+    @nn.nowrap
+    def example(self, length: int) -> UInt8[Array, '1 height width channels']:
+        """An image of one row of patches."""
+        shape = (1, self.size, self.size * (length - self.class_token), self.channels)
+        return jnp.zeros(shape, jnp.uint8)
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: UInt8[Array, 'B height width channels'] | Float[Array, 'B height width channels'],
+        positions_BL: Int[Array, 'P L'] | None = None,
+    ) -> tuple[Float[Array, 'B N D'], Int[Array, 'P N']]:
+        length = self.layout(inputs.shape[1:]).length
+        rest = (True, 'linear', self.init, self.dtype)
+        patch = Linear((self.width,), ('pixels',), ('embed',), *rest, name='patch')
+        x_BLD = patch(flat_patches(_pixels(inputs), self.size))
+        position_L = jnp.maximum(jnp.arange(length, dtype=jnp.int32) - self.class_token, 0)
+        if self.class_token:
+            normal = nn.initializers.normal(self.init('embed', self.width))
+            start = nn.with_logical_partitioning(normal, ('embed',))
+            first_D = self.param('class_token', start, (self.width,)).astype(x_BLD.dtype)
+            first_B1D = jnp.broadcast_to(first_D, (len(x_BLD), 1, self.width))
+            x_BLD = jnp.concatenate([first_B1D, x_BLD], 1)
+        return x_BLD, position_L[None] if positions_BL is None else positions_BL
+
+
+def flat_patches(
+    images: Float[Array, 'B height width channels'], size: int
+) -> Float[Array, 'B N pixels']:
+    """The patches of each image, row by row, and so are the pixels of each, channels innermost."""
+    batch, height, width, channels = images.shape
+    rows, columns = height // size, width // size
+    grid = images.reshape(batch, rows, size, columns, size, channels).swapaxes(2, 3)
+    return grid.reshape(batch, rows * columns, size * size * channels)
+
+
+def _pixels(images: Array) -> Float[Array, 'B height width channels']:
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+INPUTS = {'tokens': Tokens, 'patches': Patches}

@@ -1,6 +1,7 @@
 """What a kernel is, and what a model asks of one."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 from jaxtyping import Array, Float
@@ -18,6 +19,7 @@ class Request:
     """What a model asks of its kernel; `weights` is a part of WEIGHTS.
 
     `given_bias`: the bias is there before the kernel runs, whole, and not evaluated by blocks.
+    `head_dim` is the width of the heads that the kernel sees.
     """
 
     mask: Mask
@@ -27,11 +29,17 @@ class Request:
     dtype: str
     weights: Weighting = SOFTMAX
     given_bias: bool = False
+    head_dim: int = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Base of all kernels."""
+    """Base of all kernels.
+
+    `decoder` is the kernel that decodes with a causal mask in its stead, if it is another.
+    """
+
+    decoder: ClassVar[str] = ''
 
     def refusal(self, request: Request) -> str:
         """Why this kernel cannot serve `request`, or '' when it can."""

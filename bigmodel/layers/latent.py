@@ -9,14 +9,14 @@ from jaxtyping import Array, Float
 
 from bigmodel.layers.cache import remember
 from bigmodel.layers.coordinates import Context
-from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.kernels import Kernel, Reference
+from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
 from bigmodel.layers.norms import RMSNorm
 from bigmodel.layers.positions import Position
+from bigmodel.layers.reference import Reference
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
 
@@ -41,6 +41,10 @@ class LatentAttention(Mixer):
     output_dropout: float = 0.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
+
+    @property
+    def kernel_dim(self) -> int:
+        return self.head_dim + self.rope_dim
 
     def refusal(self) -> str:
         if self.num_kv_heads != self.num_heads:
@@ -72,16 +76,7 @@ class LatentAttention(Mixer):
             self.mask & SameSegment(),
             context.replace(bias=context.biases.get(self.position_key)),
         )[..., :K]
-        y_BLD = Linear(
-            (x_BLD.shape[-1],),
-            ('heads', 'head_dim'),
-            ('embed',),
-            role='residual',
-            init=self.init,
-            dtype=self.dtype,
-            name='out',
-        )(o_BLHK)
-        return Dropout(self.output_dropout)(y_BLD)
+        return self.project_out(o_BLHK, x_BLD.shape[-1])
 
     def _queries(self, x_BLD: Array) -> Float[Array, 'B L H Q']:
         shape, axes = (self.num_heads, self.head_dim + self.rope_dim), ('heads', 'head_dim')

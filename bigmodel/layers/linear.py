@@ -1,4 +1,4 @@
-"""Linear, ExpertLinear and Embed: the only places where a matrix of weights is born.
+"""Linear, ExpertWeight and Embed: the only places where a matrix of weights is born.
 
 Every dim of a weight gets a logical axis name here, and its standard deviation from the model's
 initialisation, a function `(role, fan_in) -> std` (see `initializers`).
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.products import contract, contract_groups
+from bigmodel.layers.products import contract
 from bigmodel.sharding import constrain
 
 
@@ -48,13 +48,14 @@ class Linear(nn.Module):
         return y
 
 
-class ExpertLinear(nn.Module):
-    """y = x·W_e with a matrix for each expert, for rows that are sorted by expert.
+class ExpertWeight(nn.Module):
+    """A matrix for each expert, (experts, width, features): float32, and given in `dtype`.
 
-    Weights are float32 of shape (experts, in, features); their std has the fan-in of one expert.
+    Their std has the fan-in of one expert.
     """
 
     experts: int
+    width: int
     features: int
     axes: tuple[str, str]
     role: str = 'linear'
@@ -62,13 +63,10 @@ class ExpertLinear(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x_ND: Float[Array, 'N D'], sizes_E: Int[Array, ' E']) -> Float[Array, 'N F']:
-        """The first `sizes_E[0]` rows times the first expert's matrix, and so on."""
-        width = x_ND.shape[-1]
-        std = self.init(self.role, width)
-        shape = (self.experts, width, self.features)
-        w_EDF = self.param('weight', _normal(std, ('experts', *self.axes)), shape)
-        return contract_groups(x_ND.astype(self.dtype), w_EDF.astype(self.dtype), sizes_E)
+    def __call__(self) -> Float[Array, 'E D F']:
+        normal = _normal(self.init(self.role, self.width), ('experts', *self.axes))
+        w_EDF = self.param('weight', normal, (self.experts, self.width, self.features))
+        return w_EDF.astype(self.dtype)
 
 
 class Embed(nn.Module):

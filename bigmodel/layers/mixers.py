@@ -6,6 +6,7 @@ from bigmodel.layers.delta import GatedDeltaNet
 from bigmodel.layers.differential import Differential
 from bigmodel.layers.latent import LatentAttention
 from bigmodel.layers.linear_attention import LinearAttention, Retention
+from bigmodel.layers.long_conv import LongConv
 from bigmodel.layers.recurrent import RGLRU
 from bigmodel.layers.rnn import GRU, LSTM
 from bigmodel.layers.ssm import Mamba2
@@ -25,4 +26,5 @@ MIXERS = {
     'lstm': LSTM,
     'short_conv': ShortConv,
     'gated_conv': GatedConv,
+    'long_conv': LongConv,
 }

@@ -18,6 +18,9 @@ class Position(nn.Module):
     For decoders see Kazemnejad et al. 2023 ("NoPE").
     """
 
+    columns = 0  # in a row of patches, for encodings in two dimensions; 0: along a line
+    for_causal = False  # whether it needs a mask that hides the future
+
     def embed(self, x_BLD: Float[Array, 'B L D'], pos: Int[Array, 'P L']) -> Float[Array, 'B L D']:
         """Adds to the embedded tokens at positions `pos` (P is B or 1)."""
         return x_BLD

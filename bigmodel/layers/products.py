@@ -1,4 +1,4 @@
-"""Products of activations with weights: all of them go through `contract` or `contract_groups`.
+"""Products of activations with weights: all of them go through the three functions here.
 
 The backward pass of `contract` is written out, because autodiff asks for the weight's gradient as
 dyᵀ·x and a transpose: XLA:CPU then fuses everything that made dy into the transposing copy and
@@ -38,6 +38,17 @@ def _backward(n: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
 
 
 contract.defvjp(_forward, _backward)
+
+
+def contract_each(
+    x_BEPD: Float[Array, 'B E P D'], w_EDF: Float[Array, 'E D F']
+) -> Float[Array, 'B E P F']:
+    """P rows for each of E matrices, in each of B."""
+    B, E, P, D = x_BEPD.shape
+    # As one product a matrix: three quarters of the time of B·E small ones on a CPU.
+    x_ERD = x_BEPD.swapaxes(0, 1).reshape(E, B * P, D)
+    y_ERF = jnp.einsum('erd,edf->erf', x_ERD, w_EDF)
+    return y_ERF.reshape(E, B, P, -1).swapaxes(0, 1)
 
 
 def contract_groups(

@@ -108,6 +108,7 @@ class XPos(Position):
     theta: Annotated[float, POSITIVE] = 10000.0
     scale_base: Annotated[float, POSITIVE] = 512.0
     gamma: Annotated[float, POSITIVE] = 0.4
+    for_causal = True
 
     def rotate(
         self,

@@ -7,14 +7,15 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.mixer import Mixer
 
 
 class Stateful(Mixer, kw_only=True):
-    """A mixer that reads from left to right and remembers a state of constant size."""
+    """A mixer that reads from left to right and remembers a state: of constant size, but for
+    `long_conv`, which keeps its inputs.
+    """
 
     output_dropout: float = 0.0
     init: Init = fan_in
@@ -27,18 +28,10 @@ class Stateful(Mixer, kw_only=True):
         rest = (bias, 'linear', self.init, self.dtype)
         return Linear(tuple(features), ('embed',), tuple(axes), *rest, name=name)
 
-    def project_out(
-        self, y: Float[Array, 'B L *f'], width: int, axes: Sequence[str]
-    ) -> Float[Array, 'B L D']:
-        """The projection back to the residual stream, which ends the branch."""
-        rest = (False, 'residual', self.init, self.dtype)
-        y_BLD = Linear((width,), tuple(axes), ('embed',), *rest, name='out')(y)
-        return Dropout(self.output_dropout)(y_BLD)
-
 
 class Vector(nn.Module):
-    """Parameters that are no matrix, called 'scale' so that `optimizer.decay` leaves them alone:
-    a decay rate that weight decay draws to 0 is another one.
+    """Parameters that are no matrix, called 'scale': `optimizer.decay` leaves them alone, because a
+    decay rate that weight decay draws to 0 is another one.
     """
 
     shape: tuple[int, ...]

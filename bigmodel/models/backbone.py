@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from bigmodel.layers.coordinates import Context, Coordinates, Memory
 from bigmodel.layers.dropout import Dropout
-from bigmodel.layers.losses import LOSSES
+from bigmodel.layers.losses import LOSSES, REPORTS
 from bigmodel.layers.positions import Position
 from bigmodel.sharding import constrain
 
@@ -24,7 +24,7 @@ REMAT: dict[str, Any] = {
 
 
 # Which repetitions of the pattern have parameters of their own.
-_OWN = {'cache': 0, LOSSES: 0}
+_OWN = {'cache': 0, LOSSES: 0, REPORTS: 0}
 SHARE: dict[str, dict[str, Any]] = {
     'none': {
         'variable_axes': {'params': 0, **_OWN},

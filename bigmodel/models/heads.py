@@ -6,11 +6,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from bigmodel.errors import unknown
+from bigmodel.layers.feedforward import activation
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.inputs import Inputs
-from bigmodel.layers.kernels import MASKED
+from bigmodel.layers.kernel import MASKED
 from bigmodel.layers.linear import Linear
+from bigmodel.layers.norms import NORMS
 from bigmodel.sharding import constrain
+from bigmodel.specs import bind
 
 
 class LMHead(nn.Module):
@@ -33,20 +36,53 @@ class LMHead(nn.Module):
         inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B L V']:
+        return self._hide_padding(self._products(x_BLD, inputs))
+
+    def _products(self, x_BLD: Array, inputs: Inputs) -> Float[Array, 'B L V']:
         if self.tied:
             logits = inputs.attend(x_BLD)
         else:
             rest = (False, 'head', self.init, self.dtype)
             logits = Linear((self.vocab_size,), ('embed',), ('vocab',), *rest, name='out')(x_BLD)
         logits = self.logit_scale * logits.astype(jnp.float32)
-        logits = constrain(logits, 'batch', 'length', 'vocab')
+        return constrain(logits, 'batch', 'length', 'vocab')
+
+    def _hide_padding(self, logits: Array) -> Float[Array, 'B L V']:
         if self.num_ids == self.vocab_size:
             return logits
         return jnp.where(jnp.arange(self.vocab_size) < self.num_ids, logits, MASKED)
 
 
+class MLMHead(LMHead):
+    """Logits from norm(activation(W·x + b)), with a bias for each token (Devlin et al. 2018, as in
+    their code; the paper does not mention it).
+    """
+
+    activation: str = 'gelu'
+    norm: str = 'layernorm(eps=1e-12)'
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, 'B L D'],
+        inputs: Inputs,
+        segments_BL: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, 'B L V']:
+        rest = (True, 'linear', self.init, self.dtype)
+        # 'mlp' for the new features: an array may have each axis once.
+        transform = Linear(x_BLD.shape[-1:], ('embed',), ('mlp',), *rest, name='transform')
+        norm = bind(NORMS, self.norm, 'mlm(norm=...)', axis='embed')
+        h_BLD = norm(name='norm')(activation(self.activation)(transform(x_BLD)))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('vocab',))
+        bias_V = self.param('bias', zeros, (self.vocab_size,))
+        return self._hide_padding(self._products(h_BLD, inputs) + bias_V)
+
+
 class Classifier(nn.Module):
-    """Logits over labels from the mean, first or last vector of a row; starts at zero."""
+    """Logits over labels from the mean, first or last vector of a row; starts at zero.
+
+    With a class token, take the first; the mean is of all vectors, that one included.
+    """
 
     num_labels: int
     pool: str = 'mean'
@@ -80,4 +116,4 @@ def _last(x_BLD: Array, here_BL: Array) -> Array:
 
 
 POOLS = {'mean': _mean, 'last': _last, 'first': lambda x_BLD, here_BL: x_BLD[:, 0]}
-HEADS = {'lm': LMHead, 'classifier': Classifier}
+HEADS = {'lm': LMHead, 'mlm': MLMHead, 'classifier': Classifier}

@@ -22,8 +22,8 @@ from bigmodel.layers.feedforward import ACTIVATIONS
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.initializers import INITS, Parametrisation
 from bigmodel.layers.inputs import INPUTS, Inputs
-from bigmodel.layers.kernels import KERNELS
-from bigmodel.layers.losses import LOSSES, total_losses
+from bigmodel.layers.kernels import KERNELS, Choose, choose
+from bigmodel.layers.losses import LOSSES, REPORTS, mean_reports, total_losses
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
@@ -100,20 +100,27 @@ class Model(nn.Module):
         return inputs, self.make_encoder().example(inputs)
 
 
-def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: str) -> Model:
+def build_model(
+    model: ConfigDict,
+    vocab_size: int,
+    num_labels: int,
+    platform: str,
+    choose: Choose = choose,
+) -> Model:
     """Builds the model of a resolved `config.model`.
 
-    `vocab_size` is the tokenizer's; `num_labels` the data's (0: unlabelled). Raises UserError for
-    any part or shape that cannot be, before anything is compiled.
+    `vocab_size` counts the ids of the tokenizer and of the task, `num_labels` is the data's (0:
+    unlabelled); `choose` gives a layer its kernel. Raises UserError for any part or shape that
+    cannot be, before anything is compiled.
     """
     if model.vocab_size and vocab_size > model.vocab_size:
         raise UserError(
-            f'the tokenizer has {vocab_size} tokens but model.vocab_size={model.vocab_size}; '
+            f'tokenizer and task have {vocab_size} tokens but model.vocab_size={model.vocab_size}; '
             f'set it to 0 or to at least {vocab_size}'
         )
     _check_choices(model)
     known = _known(model, vocab_size, num_labels, platform)
-    layers, encoder = _all_layers(model, known, platform)
+    layers, encoder = _all_layers(model, known, platform, choose)
     return Model(
         bind(INPUTS, model.inputs, 'model.inputs', width=model.width, **known),
         _backbone(model, layers, known, model.depth),
@@ -127,9 +134,12 @@ def build_model(model: ConfigDict, vocab_size: int, num_labels: int, platform: s
 
 
 def _all_layers(
-    model: ConfigDict, known: Mapping[str, Any], platform: str
+    model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
-    return build_layers(model, known, platform), build_encoder(model, known, platform)
+    return (
+        build_layers(model, known, platform, choose),
+        build_encoder(model, known, platform, choose),
+    )
 
 
 def _backbone(
@@ -204,7 +214,7 @@ def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Calla
 
 def kernel_name(model: ConfigDict, platform: str) -> str:
     """The kernels that `build_model` takes, for the log and `run.json`."""
-    layers, encoder = _all_layers(model, _known(model, 0, 0, platform), platform)
+    layers, encoder = _all_layers(model, _known(model, 0, 0, platform), platform, choose)
     return kernel_names(layers + encoder)
 
 
@@ -243,13 +253,15 @@ def apply_with_losses(
     segments: Int[Array, 'B L'] | None = None,
     dropout_key: jax.Array | None = None,
     source: Source | None = None,
-) -> tuple[Array, dict[str, Array]]:
-    """`apply`, and what layers add to the loss: name -> sum over layers (`layers/losses.py`)."""
+) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+    """`apply`, what layers add to the loss: name -> sum over layers, and what they report: name ->
+    mean over layers (`layers/losses.py`).
+    """
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
     variables = {'params': model.adapter.merge(params, dropout_key)}
-    collect = {'rngs': rngs, 'mutable': [LOSSES]}
+    collect = {'rngs': rngs, 'mutable': [LOSSES, REPORTS]}
     outputs, sown = model.apply(variables, inputs, positions, segments, source=source, **collect)
-    return outputs, total_losses(sown)
+    return outputs, total_losses(sown), mean_reports(sown)
 
 
 def apply_cached(

@@ -29,6 +29,35 @@ _GPT2 = {
     'head': 'lm(tied=True)',
     'init': 'gpt2',
 }
+# Devlin et al. 2018, without the embedding of a token's sentence (A or B): with one sentence a row,
+# as in Liu et al. 2019, it is a constant that the position table can hold.
+_BERT = {
+    'inputs': 'tokens',
+    'mask': 'full',
+    'embed_norm': 'layernorm(eps=1e-12)',
+    'position': 'learned',
+    'max_length': 512,
+    'norm': 'layernorm(eps=1e-12)',
+    'final_norm': 'none',
+    'ffn': 'mlp(activation="gelu", bias=True)',
+    'mixer': 'attention(bias=True, out_bias=True)',
+    'block': 'postnorm',
+    'head': 'mlm(tied=True)',
+    'init': 'normal',
+}
+
+_VIT = {
+    'inputs': 'patches(size=16, channels=3, class_token=True)',
+    'mask': 'full',
+    'embed_norm': 'none',
+    'position': 'learned',
+    'norm': 'layernorm(eps=1e-6)',
+    'ffn': 'mlp(activation="gelu", bias=True)',
+    'mixer': 'attention(bias=True, out_bias=True)',
+    'block': 'prenorm',
+    'head': 'classifier(pool="first")',
+    'init': 'fan_in',
+}
 
 # depth, width, heads, kv heads; hidden sizes are in the ffn spec where they are not the default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -41,6 +70,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     'gpt2-355m': {**_GPT2, 'depth': 24, 'width': 1024, 'num_heads': 16},
     'gpt2-774m': {**_GPT2, 'depth': 36, 'width': 1280, 'num_heads': 20},
     'gpt2-1558m': {**_GPT2, 'depth': 48, 'width': 1600, 'num_heads': 25},
+    # Devlin et al. 2018, §3.
+    'bert-base': {**_BERT, 'depth': 12, 'width': 768, 'num_heads': 12},
+    'bert-large': {**_BERT, 'depth': 24, 'width': 1024, 'num_heads': 16},
     # The shape of Llama 3.2 1B: wide heads shared by 4 queries, tied head.
     'llama-1b': {
         **_LLAMA,
@@ -60,6 +92,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         'num_heads': 32,
         'ffn': 'gated(hidden=11008)',
     },
+    # Touvron et al. 2020 (DeiT-S) and Dosovitskiy et al. 2020, table 1: with data.seq_len=197 for
+    # images of 224 pixels.
+    'vit-s16': {**_VIT, 'depth': 12, 'width': 384, 'num_heads': 6},
+    'vit-b16': {**_VIT, 'depth': 12, 'width': 768, 'num_heads': 12},
 }
 
 

@@ -11,12 +11,15 @@ from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.cross import CROSSES
+from bigmodel.layers.feedforward import FeedForward
 from bigmodel.layers.ffn import FFNS
-from bigmodel.layers.kernels import Reference, Request, choose
-from bigmodel.layers.masks import MASKS, Full
+from bigmodel.layers.kernel import Request
+from bigmodel.layers.kernels import Choose
+from bigmodel.layers.masks import MASKS, Full, Mask
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS, Position
+from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import Softmax
 from bigmodel.specs import bind, make, parse
 
@@ -72,12 +75,14 @@ def _changes(entry: str, key: str) -> dict[str, str]:
     return dict(spec.kwargs)
 
 
-def build_layers(model: ConfigDict, known: Mapping[str, Any], platform: str) -> tuple[Layer, ...]:
+def build_layers(
+    model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
+) -> tuple[Layer, ...]:
     """The layers of the pattern; `known` is what parts may be given besides their specs.
 
     Raises UserError for a part that does not exist, and for parts that cannot work together.
     """
-    layers = tuple(_layer(model, specs, known, platform) for specs in layer_specs(model))
+    layers = tuple(_layer(model, specs, known, platform, choose) for specs in layer_specs(model))
     if not model.encoder_depth and any(layer.specs['cross'] for layer in layers):
         raise UserError(
             f'model.cross={model.cross!r} reads an encoder, but model.encoder_depth=0; set it, or '
@@ -86,10 +91,14 @@ def build_layers(model: ConfigDict, known: Mapping[str, Any], platform: str) -> 
     return _checked(model, layers, 'pattern', 'depth')
 
 
-def build_encoder(model: ConfigDict, known: Mapping[str, Any], platform: str) -> tuple[Layer, ...]:
+def build_encoder(
+    model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
+) -> tuple[Layer, ...]:
     """`build_layers` of the encoder; () without one."""
     try:
-        layers = tuple(_layer(model, specs, known, platform) for specs in encoder_specs(model))
+        layers = tuple(
+            _layer(model, specs, known, platform, choose) for specs in encoder_specs(model)
+        )
     except UserError as e:
         raise UserError(f'the encoder, whose layers model.encoder_pattern changes: {e}') from e
     if layers and not any(specs['cross'] for specs in layer_specs(model)):
@@ -124,7 +133,11 @@ def bind_positions(
 
 
 def _layer(
-    model: ConfigDict, specs: Mapping[str, str], known: Mapping[str, Any], platform: str
+    model: ConfigDict,
+    specs: Mapping[str, str],
+    known: Mapping[str, Any],
+    platform: str,
+    choose: Choose,
 ) -> Layer:
     mask = make(MASKS, specs['mask'], 'model.mask')
     position = make(
@@ -158,15 +171,18 @@ def _layer(
         has_bias = given or overrides(type(position), 'bias')
         weighting = getattr(mixer(), 'weighting', Softmax)()
         dtype = known['dtype'].name
-        request = Request(mask, has_bias, dropout, platform, dtype, weighting, given)
+        request = Request(
+            mask, has_bias, dropout, platform, dtype, weighting, given, mixer().kernel_dim
+        )
         kernel, part = choose(model.kernel, request)
         mixer = partial(mixer, kernel=part)
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])
     mixers = {'mixer': mixer}
     if specs['cross']:
-        mixers['cross'] = _cross(model, specs['cross'], known, platform)
+        mixers['cross'] = _cross(model, specs['cross'], known, platform, choose)
     ffn = bind(FFNS, specs['ffn'], 'model.ffn', dropout=model.dropout, **known)
     _refuse(ffn().refusal(), 'model.ffn', specs['ffn'])
+    _check_mask(specs, mask, position, ffn())
     norm = bind(NORMS, specs['norm'], 'model.norm', axis='embed')
     block = bind(BLOCKS, specs['block'], 'model.block', mixers=mixers, ffn=ffn, norm=norm, **known)
     return Layer(specs, block, kernel, mask.causal, mixer().carries())
@@ -183,7 +199,7 @@ def _attention_fields(model: ConfigDict) -> dict[str, Any]:
 
 
 def _cross(
-    model: ConfigDict, spec: str, known: Mapping[str, Any], platform: str
+    model: ConfigDict, spec: str, known: Mapping[str, Any], platform: str, choose: Choose
 ) -> Callable[..., nn.Module]:
     cross = bind(
         CROSSES,
@@ -197,8 +213,27 @@ def _cross(
     )
     _refuse(cross().refusal(), 'model.cross', spec)
     dropout = cross.keywords.get('dropout', 0.0)
-    request = Request(Full(), False, dropout, platform, known['dtype'].name, cross().weighting())
+    dtype, weighting = known['dtype'].name, cross().weighting()
+    request = Request(
+        Full(), False, dropout, platform, dtype, weighting, head_dim=cross().kernel_dim
+    )
     return partial(cross, kernel=choose(model.kernel, request)[1])
+
+
+def _check_mask(specs: Mapping[str, str], mask: Mask, position: Position, ffn: FeedForward) -> None:
+    """Parts that are for a causal mask only, or for no causal one."""
+    if position.for_causal and not mask.causal:
+        raise UserError(
+            f'model.position={specs["position"]!r} fades with the distance to the past and grows '
+            f'with that to the future, which model.mask={specs["mask"]!r} shows; '
+            f"set model.mask='causal', or model.position='rope'"
+        )
+    if mask.causal and not ffn.causal:
+        raise UserError(
+            f'model.ffn={specs["ffn"]!r} lets later tokens change earlier ones, which '
+            f'model.mask={specs["mask"]!r} forbids; '
+            f"set model.ffn to 'moe' or 'switch', or model.mask='full'"
+        )
 
 
 def overrides(position: type[Position], hook: str) -> bool:

@@ -6,32 +6,44 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from bigmodel.metrics import Mean, Metrics
-from bigmodel.specs import SHARE
-from bigmodel.tasks.losses import cross_entropy
-from bigmodel.tasks.task import Batch, ModelFn, Task
+from bigmodel.data.draws import Draws
+from bigmodel.metrics import Metrics
+from bigmodel.specs import NOT_NEGATIVE, SHARE
+from bigmodel.tasks.augment import flipped, shifted
+from bigmodel.tasks.losses import Predictions, cross_entropy
+from bigmodel.tasks.task import KINDS, Batch, ModelFn, Rows, Task, model_inputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
     """Predicts a row's label; rows with a negative label do not count.
 
+    Images of training are moved by up to `shift` pixels and, with `flip`, mirrored at random.
     Metrics: `loss` (nats a row, smoothed), `nll` (nats a row), `accuracy`.
     """
 
     label_smoothing: Annotated[float, SHARE] = 0.0
+    shift: Annotated[int, NOT_NEGATIVE] = 0
+    flip: bool = False
     labelled = True
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ('image',) if self.shift or self.flip else tuple(KINDS)
+
+    def augment(self, rows: Rows, draws: Draws) -> Rows:
+        if self.shift:
+            rows = rows | {'image': shifted(rows['image'], draws, self.shift)}
+        if self.flip:
+            rows = rows | {'image': flipped(rows['image'], draws)}
+        return rows
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         label = batch['label']
         weights = (label >= 0).astype(jnp.float32)
         if 'valid' in batch:
             weights *= batch['valid']
-        logits_BC = model(batch['tokens'], batch['positions'], batch['segments'], dropout_key)
+        logits_BC = model(*model_inputs(batch), dropout_key)
         label = jnp.maximum(label, 0)
-        loss, nll, correct = cross_entropy(logits_BC, label, self.label_smoothing)
-        return {
-            'loss': Mean.of(loss, weights),
-            'nll': Mean.of(nll, weights),
-            'accuracy': Mean.of(correct.astype(jnp.float32), weights),
-        }
+        each = cross_entropy(logits_BC, label, self.label_smoothing)
+        return Predictions(*each, weights).metrics()

@@ -35,7 +35,7 @@ class Checkpoints:
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The state of `step`, placed as `abstract` says (shapes, dtypes and shardings)."""
-        found = self._shapes(step)
+        found = self.shapes(step)
         _check_shapes(found, params_lib.flatten(abstract), f'{self.folder}/{step}')
         with _readable(f'{self.folder}/{step}'):
             return self._orbax().load(step, abstract)
@@ -54,9 +54,15 @@ class Checkpoints:
         kept = jax.tree.map(lambda keep, x: x if keep else None, wanted, abstract)
         if not jax.tree.leaves(kept):
             raise UserError('init_from.restore restores nothing; let one regex be True')
-        found = {k.removeprefix('params/'): s for k, s in self._shapes(step).items()}
+        found = {k.removeprefix('params/'): s for k, s in self.shapes(step).items()}
         _check_shapes(found, params_lib.flatten(kept), f'{self.folder}/{step}', exact=False)
         return kept
+
+    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shape of everything in `step`, by path: parameters are under 'params'."""
+        with _readable(f'{self.folder}/{step}'):
+            tree = self._orbax().metadata(step).metadata
+        return {path: tuple(leaf.shape) for path, leaf in params_lib.flatten(tree).items()}
 
     def wait(self) -> None:
         """Returns when nothing is being written any more."""
@@ -68,11 +74,6 @@ class Checkpoints:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
-
-    def _shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-        with _readable(f'{self.folder}/{step}'):
-            tree = self._orbax().metadata(step).metadata
-        return {path: tuple(leaf.shape) for path, leaf in params_lib.flatten(tree).items()}
 
     def _orbax(self) -> Any:
         if self._opened is None:

@@ -14,6 +14,7 @@ from bigmodel.data.pipeline import prefetch
 from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.console import print_plan
 from bigmodel.training.evaluate import evaluate, put_batch
+from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.log import Log
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
@@ -53,6 +54,12 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         restored = checkpoints.restore(start, setup.abstract) if start else None
         state, train_step, _ = compile_beside(setup, lambda: restored or setup.initial_state())
         eval_step = jax.jit(make_eval_step(setup.model, setup.task))
+
+        if config.model.check_kernel:
+            report = check_kernels(setup, state.params)
+            run.add(kernel_check=report)
+            print(f'{"checked":>9}  {summary(report)}', flush=True)
+            require(report)
 
         # 4. Writers, which continue where the checkpoint is.
         elapsed = _seconds_before(run, start)

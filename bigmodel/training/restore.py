@@ -1,9 +1,15 @@
 """A run's model again: parameters from its checkpoint, without its data or optimizer."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+import jax
+
+from bigmodel import params as params_lib
+from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
+from bigmodel.sharding import is_box
 from bigmodel.training.checkpoints import Checkpoints, find_run
 
 
@@ -19,3 +25,33 @@ def restored_params(workdir: str, step: int, abstract: Any) -> tuple[Any, int]:
         return checkpoints.restore_params(chosen, abstract, (('.*', True),)), chosen
     finally:
         checkpoints.close()
+
+
+def check_vocabulary(
+    found: Mapping[str, tuple[int, ...]], boxed: Any, source: ConfigDict, num_ids: int
+) -> None:
+    """Raises UserError where `source` (init_from) would restore a vocabulary of another size.
+
+    `found` are the checkpoint's shapes, `num_ids` the ids that this run needs. Sizes differ between
+    runs on the same tokenizer because a task may have ids of its own.
+    """
+    wanted = params_lib.assign(source.restore, boxed, 'init_from.restore')
+    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box)
+    for (key_path, box), restored in zip(leaves, jax.tree.leaves(wanted), strict=True):
+        path = params_lib.path_of(key_path)
+        theirs = found.get(f'params/{path}')
+        if restored and theirs and 'vocab' in box.names:
+            dim = box.names.index('vocab')
+            _check_ids(path, theirs[dim], box.value.shape[dim], num_ids, source.path)
+
+
+def _check_ids(path: str, theirs: int, ours: int, needed: int, where: str) -> None:
+    if theirs == ours:
+        return
+    fix = f'set model.vocab_size={theirs}'
+    if theirs < needed:
+        fix = f'train that run with model.vocab_size={ours}, or leave it out of init_from.restore'
+    raise UserError(
+        f'{path} has {theirs} ids in init_from.path={where!r} and {ours} in this model, which '
+        f'needs {needed}; {fix}'
+    )

@@ -56,6 +56,10 @@ class RunDir:
                 f'choose another --workdir or --config.name, or delete it'
             )
 
+    def add(self, **entries: Any) -> None:
+        """Writes more entries into `run.json`."""
+        write_json(self.run, json.loads(self.run.read_text()) | entries)
+
     def finished(self) -> dict[str, Any] | None:
         """The result of a run that has ended, or None."""
         if not self.result.exists():

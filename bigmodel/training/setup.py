@@ -8,9 +8,11 @@ import jax
 from bigmodel import devices
 from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
+from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Data, open_data
-from bigmodel.data.tokenizers import load_tokenizer
+from bigmodel.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel.errors import UserError
+from bigmodel.layers.kernels import Choose, choose
 from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
 from bigmodel.models.adapters import KEY as ADAPTER
@@ -20,9 +22,11 @@ from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.specs import make, parse
 from bigmodel.tasks.build import build_task
-from bigmodel.tasks.task import Task
+from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.checkpoints import Checkpoints, find_run
+from bigmodel.training.fit import check_inputs
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
+from bigmodel.training.restore import check_vocabulary
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
 
 
@@ -51,6 +55,11 @@ class Outline:
         seq_len = self.config.data.seq_len
         row = flops_per_row(self.config.model, self.boxed, *self.task.lengths(seq_len))
         return round(row / seq_len)
+
+    @property
+    def platform(self) -> str:
+        """What computes: 'cpu', 'gpu' or 'tpu'."""
+        return self.sharding.platform
 
     @property
     def num_params(self) -> int:
@@ -138,13 +147,13 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     sharding = make_sharding(config.sharding.mesh, config.sharding.rules)
     _check_batch(config, sharding)
     task = build_task(config.task)
-    platform = sharding.mesh.devices.flat[0].platform
+    platform = sharding.platform
     labels = task.labelled or parse(config.model.head, 'model.head').name == 'classifier'
     if data is None and (labels or not config.model.vocab_size):
         data = _open(config, task, 'train', None, shuffle=True)
-    vocab_size = data.tokenizer.vocab_size + task.extra_ids if data else config.model.vocab_size
-    num_labels = len(data.label_names) if data else 0
-    model = build_model(config.model, vocab_size, num_labels, platform)
+    model = model_of(config, task, data, platform)
+    if data:
+        check_inputs(config, task, model, data)
     boxed = abstract_params(model)
     optimizer, hparams = build_optimizer(config, boxed)
     shapes = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
@@ -157,12 +166,25 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     hparams = jax.device_put(hparams, sharding.replicated())
     kernel = kernel_name(config.model, platform)
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
+    _check_masks(plan)
     _check_head(plan)
     _check_adapter(plan)
     return plan
 
 
+def model_of(
+    config: ConfigDict, task: Task, data: Data | None, platform: str, choose: Choose = choose
+) -> Model:
+    """The model for this task and data; `choose` gives it its kernels."""
+    vocab_size = data.tokenizer.vocab_size + task.extra_ids if data else config.model.vocab_size
+    num_labels = len(data.label_names) if data else 0
+    return build_model(config.model, vocab_size, num_labels, platform, choose)
+
+
 def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: bool) -> Data:
+    def augment_and_prepare(rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
+        return task.prepare(task.augment(rows, draws), draws, tokenizer)
+
     return open_data(
         config.data,
         split,
@@ -172,7 +194,7 @@ def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: b
         shuffle=shuffle,
         labelled=task.labelled,
         tokenizer=tokenizer,
-        prepare=task.prepare,
+        prepare=augment_and_prepare if shuffle else task.prepare,
         host_index=jax.process_index(),
         host_count=jax.process_count(),
     )
@@ -187,16 +209,32 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
         )
 
 
-def _check_head(setup: Outline) -> None:
-    """The task, the head and the masks must fit each other."""
+def _check_masks(setup: Outline) -> None:
+    """A task must see what it needs, and not what it predicts."""
     model = setup.config.model
-    for mask in (layer['mask'] for layer in layer_specs(model)):
-        if setup.task.causal and not make(MASKS, mask, 'model.mask').causal:
-            raise UserError(
-                f'task={setup.config.task!r} predicts tokens that model.mask={mask!r} shows; '
-                f"use 'causal' or 'window(size)'"
-            )
+    masks = {m: make(MASKS, m, 'model.mask') for m in (s['mask'] for s in layer_specs(model))}
+    ahead = [text for text, mask in masks.items() if not mask.causal]
+    if setup.task.causal and ahead:
+        raise UserError(
+            f'task={setup.config.task!r} predicts tokens that model.mask={ahead[0]!r} shows; '
+            f"use 'causal' or 'window(size)'"
+        )
+    if setup.task.two_sided and not ahead:
+        raise UserError(
+            f'task={setup.config.task!r} predicts tokens from both sides, of which model.mask='
+            f"{next(iter(masks))!r} shows one; use 'full'"
+        )
 
+    if setup.config.sample and not setup.task.causal:
+        raise UserError(
+            f'sample={setup.config.sample!r}: a model of task={setup.config.task!r} writes no '
+            f"text; set sample to ''"
+        )
+
+
+def _check_head(setup: Outline) -> None:
+    """The task must fit the head, and an encoder where there is one."""
+    model = setup.config.model
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
         needs = 'an encoder' if source_length else 'none'
@@ -236,10 +274,12 @@ def _check_init_from(setup: Setup) -> None:
     if not source.path:
         return
     run, step = find_run(source.path, 'init_from.path')
-    Checkpoints(run / 'checkpoints').check_params(step, setup.abstract.params, source.restore)
-    theirs = load_tokenizer(run / 'tokenizer')
-    if theirs.fingerprint != setup.data.tokenizer.fingerprint:
+    theirs, ours = load_tokenizer(run / 'tokenizer'), setup.data.tokenizer
+    if theirs.fingerprint != ours.fingerprint:
         raise UserError(
             f'init_from.path={source.path!r} was trained with another tokenizer than '
             f'data.tokenizer={setup.config.data.tokenizer!r}'
         )
+    checkpoints, num_ids = Checkpoints(run / 'checkpoints'), ours.vocab_size + setup.task.extra_ids
+    check_vocabulary(checkpoints.shapes(step), setup.boxed, source, num_ids)
+    checkpoints.check_params(step, setup.abstract.params, source.restore)

@@ -45,22 +45,25 @@ def make_eval_step(model: Model, task: Task) -> Callable[[Any, Batch], Metrics]:
 def make_loss_fn(model: Model, task: Task) -> LossFn:
     """The task's loss as a sum (not yet divided by its weight), with all metrics.
 
-    What layers add to the loss counts as often as what the task does, so it is a mean too.
+    What layers add to the loss counts as often as what the task does, so it is a mean too; so is
+    what they report.
     """
 
     def loss_fn(
         params: Any, batch: Batch, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
         added: dict[str, jax.Array] = {}
+        reported: dict[str, jax.Array] = {}
 
         def bound(*args: Any, **kwargs: Any) -> jax.Array:
-            outputs, losses = apply_with_losses(model, params, *args, **kwargs)
+            outputs, losses, reports = apply_with_losses(model, params, *args, **kwargs)
             added.update({k: added.get(k, 0) + v for k, v in losses.items()})
+            reported.update(reports)
             return outputs
 
         metrics = task(bound, batch, dropout_key)
         weight = metrics['loss'].weight
-        metrics |= {name: Mean(value * weight, weight) for name, value in added.items()}
+        metrics |= {k: Mean(v * weight, weight) for k, v in (added | reported).items()}
         for name in added:
             metrics['loss'] = Mean(metrics['loss'].total + metrics[name].total, weight)
         return metrics['loss'].total, metrics

@@ -40,7 +40,7 @@ MISTAKES = {
     'no checkpoint': (['--config.init_from.path=/nonexistent'], ['init_from.path', 'checkpoint']),
     'labels missing': (['--config.task=classification'], ['labels']),
     'head and task': (['--config.model.head=classifier'], ['labelled data']),
-    'kernel': (['--config.model.kernel=fused(implementation="cudnn")'], ['cuDNN needs a GPU']),
+    'kernel': (['--config.model.kernel=cudnn'], ['cuDNN needs a GPU']),
     'kernel and dropout': (
         ['--config.model.kernel=fused', '--config.model.mixer=attention(dropout=0.1)'],
         ['fused', 'dropout'],

@@ -207,7 +207,7 @@ def test_bad_arguments_are_refused(source, message):
 
 
 def test_other_splits_and_labels_are_refused():
-    with pytest.raises(UserError, match='unknown split of a probe'):
+    with pytest.raises(UserError, match='unknown split of data'):
         open_data(config('mqar'), 'dev', length=LENGTH)
     with pytest.raises(UserError, match='needs labels'):
         open_data(config('mqar'), 'train', length=LENGTH, labelled=True)

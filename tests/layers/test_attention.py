@@ -18,6 +18,7 @@ from bigmodel.layers.positions import POSITIONS, Rope
 from bigmodel.layers.weights import WEIGHTS
 from bigmodel.specs import make
 from tests.golden.values import golden
+from tests.small import CPU_KERNELS
 
 # Golden values are float64; four products of up to 32 float32 terms in a row.
 CLOSE = {'rtol': 2e-5, 'atol': 2e-5}
@@ -66,7 +67,7 @@ def torch_params(values: dict[str, jax.Array]) -> Any:
     return params | {'out': out}
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('kernel', CPU_KERNELS)
 @pytest.mark.parametrize('mask', ['full', 'causal'])
 def test_attention_is_pytorchs_module(mask: str, kernel: str) -> None:
     values = golden(f'mha/{mask}')
@@ -103,7 +104,7 @@ def test_fused_qkv_is_the_three_projections_stacked(bias: bool) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('kernel', CPU_KERNELS)
 def test_grouped_queries_are_full_attention_with_repeated_heads(kernel: str) -> None:
     grouped = attention(kernel=KERNELS[kernel](), position=Rope())
     params = random_params(grouped)

@@ -12,7 +12,9 @@ from flax import linen as nn
 from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.differential import Differential
-from bigmodel.layers.kernels import Fused, Kernel, Reference
+from bigmodel.layers.fused import Fused
+from bigmodel.layers.kernel import Kernel
+from bigmodel.layers.reference import Reference
 from bigmodel.specs import make
 from tests.small import quick_jit
 

@@ -12,11 +12,14 @@ from bigmodel.errors import UserError
 from bigmodel.layers.biases import AlibiBias, alibi_slopes
 from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.coordinates import Bias, Context, Coordinates
-from bigmodel.layers.kernels import KERNELS, Fused, Kernel, Reference, Request, attend, choose
+from bigmodel.layers.fused import Fused
+from bigmodel.layers.kernel import Kernel, Request
+from bigmodel.layers.kernels import KERNELS, choose
 from bigmodel.layers.masks import MASKS, Mask, Or, SameSegment
+from bigmodel.layers.reference import Reference, attend
 from bigmodel.specs import make
 from tests.golden.values import golden
-from tests.small import quick_jit
+from tests.small import CPU, CPU_KERNELS, quick_jit
 
 # Golden values are float64; products of 8 features and softmax rows of 6 keys in float32.
 CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
@@ -24,7 +27,6 @@ MASK_ARGUMENTS = {'window': '(3)', 'chunked': '(3)', 'prefix': '(3)'}  # of mask
 SPECS = [name + MASK_ARGUMENTS.get(name, '') for name in MASKS]
 B, L, H, K = 2, 7, 4, 8
 SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 0, 0], [1, 2, 3, 3, 3, 3, 3]])
-CPU = Request(make(MASKS, 'causal', 'mask'), False, 0.0, 'cpu', 'float32')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,8 @@ def test_reference_bias_and_its_gradient_are_pytorchs() -> None:
     np.testing.assert_allclose(vjp(dy)[0], values['d_bias'], **CLOSE)
 
 
-OTHERS = [name for name in KERNELS if name != 'reference']
+HALF = {'platform': 'gpu', 'dtype': 'bfloat16'}
+OTHERS = [name for name in CPU_KERNELS if name != 'reference']
 
 
 @pytest.mark.parametrize('segments', [False, True], ids=['one_document', 'segments'])
@@ -126,7 +129,7 @@ def test_kernels_agree_with_reference(
 
 @pytest.mark.parametrize('segments', [False, True], ids=['one_document', 'segments'])
 @pytest.mark.parametrize('mask', SPECS)
-@pytest.mark.parametrize('name', KERNELS)
+@pytest.mark.parametrize('name', CPU_KERNELS)
 def test_later_queries_get_the_same_rows(name: str, mask: str, segments: bool) -> None:
     """Queries that start at slot 4 of the keys, as in decoding."""
     mask_part, kernel = make(MASKS, mask, 'mask') & SameSegment(), KERNELS[name]()
@@ -136,7 +139,7 @@ def test_later_queries_get_the_same_rows(name: str, mask: str, segments: bool) -
     np.testing.assert_allclose(last, full[:, 4:], rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize('name', KERNELS)
+@pytest.mark.parametrize('name', CPU_KERNELS)
 def test_rows_without_a_key_stay_finite(name: str) -> None:
     """Padding (segment 0) that sees no slot at all, in values and gradients."""
     queries = Coordinates.of(L, segment=jnp.zeros((B, L), int))
@@ -145,7 +148,7 @@ def test_rows_without_a_key_stay_finite(name: str) -> None:
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(got))
 
 
-@pytest.mark.parametrize('name', KERNELS)
+@pytest.mark.parametrize('name', CPU_KERNELS)
 def test_bfloat16_inputs_give_bfloat16_near_float32(name: str) -> None:
     arrays = inputs(2)
     half = tuple(x.astype(jnp.bfloat16) for x in arrays)
@@ -203,9 +206,13 @@ def test_attend_backward_is_autodiffs(dropped: bool) -> None:
     [
         ('fused', {'dropout': 0.1}, r"'fused' .*dropout .*0\.1"),
         ('blockwise', {'dropout': 0.1}, r"'blockwise' .*dropout .*0\.1"),
-        ('fused("cudnn")', {}, 'cuDNN needs a GPU, this is cpu'),
-        ('fused("cudnn")', {'platform': 'gpu'}, 'needs bfloat16 or float16.*float32'),
-        ('fused("flash")', {}, "'auto', 'xla' or 'cudnn', not 'flash'"),
+        ('cudnn', {}, 'cuDNN needs a GPU, this is cpu'),
+        ('cudnn', {'platform': 'tpu'}, 'cuDNN needs a GPU, this is tpu'),
+        ('cudnn', {'platform': 'gpu'}, 'needs bfloat16 or float16.*float32'),
+        ('cudnn', HALF | {'dropout': 0.1}, r"'cudnn' .*dropout .*0\.1"),
+        ('cudnn', HALF | {'head_dim': 160}, 'a multiple of 8 up to 128, these are 160'),
+        ('cudnn', HALF | {'head_dim': 12}, 'a multiple of 8 up to 128, these are 12'),
+        ('splash', {}, 'it needs a TPU, this is cpu'),
         ('fusde', {}, "unknown model.kernel 'fusde'. Did you mean 'fused'"),
         ('auto(1)', {}, "unknown model.kernel 'auto'"),
     ],
@@ -222,9 +229,13 @@ def test_a_kernel_that_cannot_serve_is_refused(spec: str, change: dict, reason: 
         ({}, 'reference'),
         ({'platform': 'gpu'}, 'fused'),
         ({'platform': 'gpu', 'dropout': 0.1}, 'reference'),
+        (HALF, 'cudnn'),
+        (HALF | {'head_dim': 160}, 'fused'),
+        (HALF | {'dropout': 0.1}, 'reference'),
+        ({'platform': 'tpu', 'dtype': 'bfloat16'}, 'reference'),
     ],
 )
-def test_auto_takes_fused_where_it_serves(change: dict, name: str) -> None:
+def test_auto_takes_the_first_that_serves(change: dict, name: str) -> None:
     chosen, kernel = choose('auto', Request(**(vars(CPU) | change)))
     assert (chosen, type(kernel)) == (name, KERNELS[name])
 
@@ -234,3 +245,9 @@ def test_kernels_without_dropout_never_skip_it_silently(kernel: Kernel) -> None:
     q, k, v, _ = inputs(4)
     with pytest.raises(UserError, match='has no dropout'):
         kernel(q, k, v, CPU.mask, context(False, False), 0.1, jax.random.key(0))
+
+
+def test_every_kernel_is_held_here_or_in_a_test_of_its_own() -> None:
+    """cuDNN needs a GPU: here it is held to what it refuses, and `model.check_kernel` is there."""
+    assert set(KERNELS) == {*CPU_KERNELS, 'cudnn', 'splash'}
+    assert set(CPU_KERNELS) == {'reference', 'fused', 'blockwise'}

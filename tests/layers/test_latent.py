@@ -11,9 +11,11 @@ from flax import linen as nn
 
 from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.coordinates import Context, Coordinates
-from bigmodel.layers.kernels import Fused, Kernel, Reference
+from bigmodel.layers.fused import Fused
+from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.latent import LatentAttention
 from bigmodel.layers.positions import Rope
+from bigmodel.layers.reference import Reference
 from tests.small import quick_jit
 
 B, L, D, H, K, R, P = 2, 6, 12, 3, 4, 5, 2

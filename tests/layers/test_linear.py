@@ -19,6 +19,7 @@ from tests.small import quick_jit
 DEPTH, FAN_IN = 8, 64
 # The standard deviation of each role at depth 8 and fan-in 64. A new initialisation needs a line.
 STDS = {
+    'normal(std=0.03)': {'embed': 0.03, 'linear': 0.03, 'residual': 0.03, 'head': 0.03},
     'gpt2': {'embed': 0.02, 'linear': 0.02, 'residual': 0.02 / 4, 'head': 0.02},
     'mup(base_width=16)': {'embed': 0.02, 'linear': 1 / 8, 'residual': 1 / 32, 'head': 1 / 4},
     'gpt2(std=0.5)': {'embed': 0.5, 'linear': 0.5, 'residual': 0.5 / 4, 'head': 0.5},

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from bigmodel import params as params_lib
 from bigmodel.layers.coordinates import Context, Coordinates
+from bigmodel.layers.long_conv import convolve
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.specs import make
 
@@ -161,6 +162,20 @@ def gated_conv(p: Params, x: np.ndarray) -> np.ndarray:
     return out(p, full(p['value']) * sigmoid(full(p['gate'])))
 
 
+def long_conv(p: Params, x: np.ndarray) -> np.ndarray:
+    q, k, v = (conv(p[f'{n}_conv'], linear(p[n], x)) for n in 'qkv')
+    t = np.arange(len(x))[:, None]
+    angle = t / 1e4 ** (np.arange(16) / 16)
+    h = np.stack([np.sin(angle), np.cos(angle)], -1).reshape(len(x), 32)
+    h = np.sin(linear(p['filter']['mid'], np.sin(linear(p['filter']['in'], h))))
+    a = np.log(100) / 1024 * np.array([1 / 1.5, 1 / 0.3])
+    h = linear(p['filter']['out'], h) * np.exp(-a * t) * np.sqrt(1 - np.exp(-2 * a))
+    z, y = k * v, np.zeros_like(q)
+    for i in range(len(x)):
+        y[i] = p['skip']['scale'] * z[i] + np.einsum('sh,shk->hk', h[: i + 1], z[i::-1])
+    return out(p, q * y)
+
+
 REFERENCES: dict[str, Callable[[Params, np.ndarray], np.ndarray]] = {
     'rglru': rglru,
     'linear_attention': linear_attention,
@@ -171,8 +186,9 @@ REFERENCES: dict[str, Callable[[Params, np.ndarray], np.ndarray]] = {
     'lstm': lstm,
     'short_conv': short_conv,
     'gated_conv': gated_conv,
+    'long_conv': long_conv,
 }
-CHUNKED = ('rglru', 'linear_attention', 'retention', 'gated_deltanet', 'mamba2')
+CHUNKED = ('rglru', 'linear_attention', 'retention', 'gated_deltanet', 'mamba2', 'long_conv')
 SPECS = [
     *REFERENCES,
     *(f'{name}(chunk=4)' for name in CHUNKED),
@@ -282,11 +298,37 @@ def test_gradients_do_not_depend_on_the_chunk(spec: str) -> None:
 
 @pytest.mark.parametrize('name', REFERENCES)
 def test_recurrences_are_float32_whatever_the_dtype(name: str) -> None:
-    """What is kept is float32, but for the tails of convolutions, which are inputs."""
+    """What is kept is float32, but for what convolutions keep, which are inputs."""
     x = x_BLD().astype(jnp.bfloat16)
     module = mixer(name, dtype=jnp.bfloat16)
     run = lambda p, x: module.apply({'params': p}, x, context(), mutable=['cache'])  # noqa: E731
     y, updated = jax.eval_shape(run, random_params(name), x)
     assert (y.shape, y.dtype) == (x.shape, jnp.bfloat16)
     for path, kept in params_lib.flatten(updated['cache']).items():
-        assert kept.dtype == (jnp.bfloat16 if path.endswith('tail') else jnp.float32), path
+        is_input = path.endswith(('tail', 'inputs'))
+        assert kept.dtype == (jnp.bfloat16 if is_input else jnp.float32), path
+
+
+@pytest.mark.parametrize(('length', 'chunk'), [(11, 3), (64, 64), (65, 64), (150, 2), (150, 7)])
+def test_a_long_convolution_in_blocks_of_blocks_is_the_sum_over_pairs(
+    length: int, chunk: int
+) -> None:
+    """Values and gradients; 150 tokens in twos are blocks of 19, cut again."""
+    rng = np.random.default_rng(0)
+    z_BLHK, h_HL = rng.standard_normal((2, length, 3, 2)), rng.standard_normal((3, length))
+    document_BL = np.cumsum(rng.random((2, length)) < 0.05, 1)
+    distance = np.arange(length)[:, None] - np.arange(length)
+    seen = (document_BL[:, :, None] == document_BL[:, None, :]) & (distance >= 0)
+
+    def pairs(z: jax.Array, h: jax.Array) -> jax.Array:
+        return jnp.einsum('bls,hls,bshk->blhk', seen, h[:, np.maximum(distance, 0)], z)
+
+    def blocks(z: jax.Array, h: jax.Array) -> jax.Array:
+        return convolve(z, h, jnp.asarray(document_BL, jnp.int32), chunk)
+
+    got, want = (
+        jax.jit(lambda *a, f=f: (f(*a), *jax.vjp(f, *a)[1](jnp.cos(f(*a)))))(z_BLHK, h_HL)
+        for f in (blocks, pairs)
+    )
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4)  # sums of up to 300 products

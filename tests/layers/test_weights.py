@@ -11,8 +11,11 @@ from bigmodel.errors import UserError
 from bigmodel.layers.biases import AlibiBias, T5Bias, alibi_slopes
 from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.coordinates import Context, Coordinates
-from bigmodel.layers.kernels import KERNELS, Fused, Kernel, Reference, Request, choose
+from bigmodel.layers.fused import Fused
+from bigmodel.layers.kernel import Kernel, Request
+from bigmodel.layers.kernels import KERNELS, choose
 from bigmodel.layers.masks import Causal, Mask, SameSegment
+from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import WEIGHTS, Elementwise, Normalised, Weights
 from bigmodel.specs import make
 from tests.small import quick_jit
@@ -158,6 +161,8 @@ def test_memory_of_blocks_grows_with_the_length() -> None:
         ('fused', 'sinks', 'needs softmax weights, but .*Sinks'),
         ('fused', 'sigmoid', 'needs softmax weights, but .*Sigmoid'),
         ('blockwise', 'sigmoid', 'divided by their sum, but .*Sigmoid'),
+        ('cudnn', 'softmax(cap=30)', r'needs softmax weights, but .*Softmax\(cap=30.0\)'),
+        ('cudnn', 'sinks', 'needs softmax weights, but .*Sinks'),
     ],
 )
 def test_a_kernel_that_cannot_give_the_weights_is_refused(
@@ -179,4 +184,4 @@ def test_no_kernel_gives_other_weights_silently(kernel: object) -> None:
 
 def test_every_kernel_is_named_here() -> None:
     """A new kernel needs a test of the weights that it takes."""
-    assert set(KERNELS) == {'reference', 'fused', 'blockwise'}
+    assert set(KERNELS) == {'reference', 'fused', 'cudnn', 'blockwise', 'splash'}

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from bigmodel.errors import UserError
-from bigmodel.layers.kernels import KERNELS
 from bigmodel.models.encoder import Source
 from bigmodel.models.model import Model, apply, apply_cached
-from tests.small import quick_jit, random_params, random_tokens, small_model
+from tests.small import CPU_KERNELS, quick_jit, random_params, random_tokens, small_model
 
 LENGTH, SOURCE = 8, 6
 # Logits are of order 1 to 10, from four layers of float32 sums in another order.
@@ -51,7 +50,7 @@ def test_the_decoder_is_causal() -> None:
     assert not moved[0, :4].any() and np.abs(moved[0, 4]).max() > 1e-3
 
 
-@pytest.mark.parametrize('kernel', [k for k in KERNELS if k in ('reference', 'fused', 'blockwise')])
+@pytest.mark.parametrize('kernel', CPU_KERNELS)
 def test_documents_and_padding_of_a_source_are_kept_apart(kernel: str) -> None:
     """Two documents in a row of each: the logits of each with its own source alone."""
     model, params = encoder_decoder(kernel=kernel)

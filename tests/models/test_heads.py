@@ -50,9 +50,9 @@ def test_untied_logits_have_their_own_weight() -> None:
     np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, tokens))(params), want, **CLOSE)
 
 
-@pytest.mark.parametrize('tied', [True, False])
-def test_rows_that_pad_the_table_are_never_predicted(tied: bool) -> None:
-    model = small_model(LENGTH, head=f'lm(tied={tied})', vocab_size=40)
+@pytest.mark.parametrize('head', ['lm(tied=True)', 'lm(tied=False)', 'mlm'])
+def test_rows_that_pad_the_table_are_never_predicted(head: str) -> None:
+    model = small_model(LENGTH, head=head, vocab_size=40)
     logits = forward(model)(random_params(model), jnp.asarray(random_tokens(2, LENGTH)), None, None)
     assert logits.shape[-1] == 40
     probabilities = jax.nn.softmax(logits)
@@ -108,3 +108,18 @@ def test_heads_answer_in_float32(name: str) -> None:
     tokens = jnp.zeros((1, LENGTH), jnp.int32)
     out = jax.eval_shape(lambda p: apply(model, p, tokens), unboxed_shapes(model))
     assert out.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_mlm_logits_are_products_with_the_normed_transform(tied: bool) -> None:
+    model = small_model(LENGTH, head=f'mlm(tied={tied}, activation="tanh")')
+    params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
+    head = params['head']
+    h = np.tanh(
+        residual(model, params, tokens) @ head['transform']['weight'] + head['transform']['bias']
+    )
+    h = (h - h.mean(-1, keepdims=True)) / h.std(-1, keepdims=True)
+    h = h * head['norm']['scale'] + head['norm']['bias']
+    table = params['inputs']['tokens']['table'].T if tied else head['out']['weight']
+    want = h @ table + head['bias']
+    np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, tokens))(params), want, **CLOSE)

@@ -15,12 +15,14 @@ from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.feedforward import FeedForward
 from bigmodel.layers.ffn import FFNS
-from bigmodel.layers.kernels import KERNELS, Reference, Request
-from bigmodel.layers.losses import add_loss
+from bigmodel.layers.kernel import Request
+from bigmodel.layers.kernels import KERNELS
+from bigmodel.layers.losses import add_loss, report
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
+from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models import model as model_lib
 from bigmodel.models.backbone import REMAT
@@ -34,6 +36,7 @@ from bigmodel.models.model import (
 )
 from bigmodel.specs import make
 from tests.small import (
+    CPU_KERNELS,
     assert_trees_close,
     forward,
     quick_jit,
@@ -52,9 +55,14 @@ ARGUMENTS = {
     'prefix': '(4)',
     't5': '(num_buckets=8, max_distance=10)',
     'fire': '(threshold=4)',
+    # Places for every token: with fewer, tokens depend on those before them in the row.
+    'switch': '(experts=4, capacity=4.0)',
 }
 MASK_SPECS = [name + ARGUMENTS.get(name, '') for name in MASKS]
 CAUSAL = [spec for spec in MASK_SPECS if make(MASKS, spec, 'mask').causal]
+CAUSAL_FFNS = [name + ARGUMENTS.get(name, '') for name, ffn in FFNS.items() if ffn.causal]
+# What a causal mask alone allows, and what it refuses.
+FOR_ANY_MASK = [name for name, position in POSITIONS.items() if not position.for_causal]
 # Logits are of order 1 to 10, from two layers of float32 sums in another order.
 CLOSE = {'rtol': 1e-4, 'atol': 1e-4}
 
@@ -102,7 +110,7 @@ STACKS = [
     ('differential', 'alibi', 'window(4)', ()),
     ('attention(weights="softmax(cap=2)", gate=True)', 'rope', 'causal', ()),
     *(('attention', 'none', 'causal', pattern) for pattern in PATTERNS),
-    *(('attention', 'none', 'causal', (f'layer(ffn="{ffn}")',)) for ffn in FFNS),
+    *(('attention', 'none', 'causal', (f'layer(ffn="{ffn}")',)) for ffn in CAUSAL_FFNS),
     *(('attention', 'none', 'causal', (f'layer(block="{block}")',)) for block in BLOCKS),
 ]
 IDS = ['-'.join([*s[:3], *s[3]]) for s in STACKS]
@@ -121,7 +129,7 @@ def test_later_tokens_do_not_change_earlier_logits(stack: tuple) -> None:
         assert moved[i] > 1e-3
 
 
-@pytest.mark.parametrize('position', POSITIONS)
+@pytest.mark.parametrize('position', FOR_ANY_MASK)
 def test_without_a_causal_mask_later_tokens_do_change_logits(position: str) -> None:
     """The test above can fail."""
     model, params = built('attention', position, 'full')
@@ -182,7 +190,7 @@ def test_decoding_with_a_cache_is_the_full_forward_pass(stack: tuple) -> None:
     np.testing.assert_allclose(got[1, 3:], alone[1, :9], **CLOSE)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('kernel', CPU_KERNELS)
 def test_decoding_without_coordinates_counts_by_itself(kernel: str) -> None:
     model = small_model(LENGTH, kernel=kernel)
     params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
@@ -193,7 +201,7 @@ def test_decoding_without_coordinates_counts_by_itself(kernel: str) -> None:
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), want, **CLOSE)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('kernel', CPU_KERNELS)
 def test_slots_that_are_not_written_yet_are_never_seen(kernel: str) -> None:
     """With a mask that looks ahead, only the tokens that are there count."""
     model = small_model(LENGTH, kernel=kernel, mask='full')
@@ -349,11 +357,12 @@ def test_pattern_masks_successive_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    ('slot', 'table'), [('norm', NORMS), ('ffn', FFNS), ('block', BLOCKS), ('kernel', KERNELS)]
+    ('slot', 'table'), [('norm', NORMS), ('ffn', FFNS), ('block', BLOCKS), ('kernel', CPU_KERNELS)]
 )
 def test_every_variant_of_a_slot_runs_and_has_finite_gradients(slot: str, table: Any) -> None:
-    for name in table:
-        model = small_model(LENGTH, **{slot: name})
+    for name, part in table.items():
+        mask = 'causal' if getattr(part, 'causal', True) else 'full'
+        model = small_model(LENGTH, **{'mask': mask, slot: name})
         loss, grads = loss_and_gradients(model, random_params(model))
         assert np.isfinite(loss), name
         for path, gradient in params_lib.flatten(grads).items():
@@ -427,6 +436,9 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'ffn': 'mlp(activation="gelo")'}, "unknown activation 'gelo'"),
         ({'mixer': 'attention(biass=True)'}, "has no argument 'biass'. Did you mean 'bias'"),
         ({'mixer': 'attention(num_heads=3)'}, "has no argument 'num_heads'"),
+        ({'position': 'xpos', 'mask': 'full'}, "model.position='xpos' fades .* model.mask='full'"),
+        ({'position': 'xpos', 'pattern': ('full',)}, "which model.mask='full' shows"),
+        ({'ffn': 'expert_choice'}, "model.ffn='expert_choice' lets later .* model.mask='causal'"),
         ({'block': 'sandwitch'}, "unknown model.block 'sandwitch'"),
         ({'head': 'lmm'}, "unknown model.head 'lmm'. Did you mean 'lm'"),
         ({'head': 'classifier'}, 'needs labelled data'),
@@ -444,7 +456,7 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'remat': 'ful'}, "unknown model.remat 'ful'. Did you mean 'full'"),
         ({'dropout': 1.0}, r'model.dropout=1.0 must be in \[0, 1\)'),
         ({'dtype': 'float8'}, "unknown model.dtype 'float8'"),
-        ({'vocab_size': 16}, 'the tokenizer has 32 tokens but model.vocab_size=16'),
+        ({'vocab_size': 16}, 'tokenizer and task have 32 tokens but model.vocab_size=16'),
         ({'head_dim': 5}, 'head_dim=5 is odd'),
         ({'width': 18}, 'model.width=18 is not a multiple of model.num_heads=4'),
         ({'num_kv_heads': 3}, 'model.num_kv_heads=3 does not divide model.num_heads=4'),
@@ -521,17 +533,18 @@ def test_layers_of_a_pattern_have_encodings_of_their_own() -> None:
     assert np.abs(with_bias - without).max() > 1e-3 and np.abs(without - neither).max() > 1e-3
 
 
-def test_what_layers_add_to_the_loss_is_summed_over_layers() -> None:
+def test_what_layers_add_to_the_loss_is_summed_and_what_they_report_averaged() -> None:
     class Costly(FeedForward):
         @nn.compact
         def __call__(self, x: jax.Array) -> jax.Array:
             add_loss(self, 'cost', jnp.mean(x) * 0 + 0.5)
+            report(self, 'seen', jnp.mean(x) * 0 + 0.25)
             return x
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(FFNS, 'costly', Costly)
         model = small_model(LENGTH, depth=4, ffn='costly', remat='full', pattern=('causal',) * 2)
     params, tokens = random_params(model), jnp.asarray(random_tokens(1, LENGTH))
-    outputs, losses = quick_jit(lambda p: apply_with_losses(model, p, tokens))(params)
-    assert losses == {'cost': 2.0}
+    outputs, losses, reports = quick_jit(lambda p: apply_with_losses(model, p, tokens))(params)
+    assert losses == {'cost': 2.0} and reports == {'seen': 0.25}
     np.testing.assert_array_equal(outputs, quick_jit(lambda p: apply(model, p, tokens))(params))

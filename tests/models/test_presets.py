@@ -1,6 +1,9 @@
 """Sizes against published parameter counts; the golden table of the default model."""
 
+import pathlib
+
 import jax
+import numpy as np
 import pytest
 
 from bigmodel import params as params_lib
@@ -13,16 +16,34 @@ from bigmodel.training.state import abstract_params
 from experiments import defaults
 from tests.golden import make_tiny_parameters
 
-# Size -> (vocabulary, context, parameters): of the released GPT-2 checkpoints, Llama 7B and
-# Llama 3.2 1B. Rows of our own are held by the golden table and by their order.
+
+def masked_lm_parameters(width: int, vocab_size: int) -> int:
+    """What a masked LM has beyond the published count of a BERT, which is of the encoder alone."""
+    pooler = width * width + width  # for the prediction of the next sentence, which is not built
+    token_types = 2 * width  # nor are these
+    transform = width * width + width + 2 * width  # dense, norm
+    return transform + vocab_size - pooler - token_types
+
+
+# Size -> (vocabulary, context, parameters): of the released GPT-2 and BERT checkpoints, of Llama 7B
+# and 3.2 1B; of ViTs with 1,000 labels instead of a vocabulary (22.05M and 86.57M), as Hugging
+# Face's models of the same shape have (tests/golden/make_vit_values.py). Theirs have a position for
+# the class token, ours has a row of the table that is never read. Rows of our own are held by the
+# golden table and by their order.
 PUBLISHED = {
     'gpt2-124m': (50257, 1024, 124_439_808),
     'gpt2-355m': (50257, 1024, 354_823_168),
     'gpt2-774m': (50257, 1024, 774_030_080),
     'gpt2-1558m': (50257, 1024, 1_557_611_200),
+    'bert-base': (30522, 512, 109_482_240 + masked_lm_parameters(768, 30522)),
+    'bert-large': (30522, 512, 335_141_888 + masked_lm_parameters(1024, 30522)),
     'llama-7b': (32000, 2048, 6_738_415_616),
     'llama-1b': (128256, 2048, 1_235_814_400),
+    'vit-s16': (0, 197, 22_050_664),
+    'vit-b16': (0, 197, 86_567_656),
 }
+VIT_VALUES = pathlib.Path(__file__).parents[1] / 'golden' / 'vit_values.npz'
+LABELS = 1000  # for sizes whose head is a classifier
 OURS = ('tiny', 'mini', 'small')
 
 
@@ -31,7 +52,8 @@ def boxed_params(size: str, vocab_size: int, seq_len: int) -> tuple:
     config.model.size = size
     config.model.vocab_size = vocab_size
     presets.resolve(config.model, seq_len)
-    return config.model, abstract_params(build_model(config.model, 64, 0, 'cpu'))
+    # Heads over a vocabulary need no labels, and ask for none.
+    return config.model, abstract_params(build_model(config.model, 64, LABELS, 'cpu'))
 
 
 def test_every_size_is_published_or_ours() -> None:
@@ -42,6 +64,12 @@ def test_every_size_is_published_or_ours() -> None:
 def test_parameter_count_is_the_published_one(size: str) -> None:
     vocab_size, context, count = PUBLISHED[size]
     assert params_lib.count(boxed_params(size, vocab_size, context)[1]) == count
+
+
+@pytest.mark.parametrize('size', ['vit-s16', 'vit-b16'])
+def test_parameter_count_of_a_vit_is_hugging_faces(size: str) -> None:
+    with np.load(VIT_VALUES) as values:
+        assert PUBLISHED[size][2] == values[f'count/{size}']
 
 
 def test_tiny_is_about_a_million_and_ours_grow() -> None:
@@ -62,7 +90,8 @@ def test_entries_of_a_size_can_be_overridden(size: str) -> None:
     presets.resolve(config.model, 77)
     model = config.model
     assert (model.depth, model.num_kv_heads, model.position) == (3, 1, 'alibi')
-    assert (model.width, model.max_length) == (PRESETS[size]['width'], 77)
+    assert model.width == PRESETS[size]['width']
+    assert model.max_length == PRESETS[size].get('max_length', 77)
     assert model.head_dim == model.width // model.num_heads
 
 

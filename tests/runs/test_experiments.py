@@ -43,7 +43,9 @@ def test_the_card_says_what_it_asks_and_how_to_run_it(card):
 
 @pytest.mark.parametrize('card', CARDS, ids=ids)
 def test_shrunk_it_trains_two_steps(card, small_args, text_file, tmp_path, capsys):
-    labelled = 'classification' in card.read_text()
+    config = config_lib.load(str(card))
+    images = resolve(config).model.inputs.startswith('patches')
+    labelled = not images and config.task.startswith('classification')
     changes = ['--config.num_steps=2', '--config.baselines=()', '--config.init_from.path=']
     if labelled:
         data = tmp_path / 'labelled.jsonl'
@@ -55,7 +57,10 @@ def test_shrunk_it_trains_two_steps(card, small_args, text_file, tmp_path, capsy
             '--config.data.format=text(label="label")',
             f'--config.data.path={data}',
         ]
-    config = config_lib.load(str(card))
+    if images:
+        inputs = 'patches(size=2, channels=1, class_token=True)'
+        changes += ['--config.data.source=digits', '--config.data.seq_len=17']
+        changes += [f'--config.model.inputs={inputs}']
     if config.accumulate > 1:
         changes += ['--config.accumulate=2', '--config.data.batch_size=16']
     changes += [f'--config.model.vocab_size={320 if config.model.vocab_size else 0}']

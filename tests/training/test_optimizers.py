@@ -13,6 +13,15 @@ from flax import linen as nn
 from bigmodel import config as config_lib
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
+from bigmodel.layers.blocks import BLOCKS
+from bigmodel.layers.convolution import DepthwiseConv
+from bigmodel.layers.ffn import FFNS
+from bigmodel.layers.linear import ExpertWeight, Linear
+from bigmodel.layers.mixers import MIXERS
+from bigmodel.layers.norms import NORMS
+from bigmodel.layers.positions import POSITIONS
+from bigmodel.layers.weights import WEIGHTS
+from bigmodel.sharding import is_box
 from bigmodel.training.directions import OPTIMIZERS
 from bigmodel.training.optimizers import build_optimizer
 from bigmodel.training.state import abstract_params
@@ -239,6 +248,47 @@ def test_default_decay_spares_scales_biases_and_tables() -> None:
             np.testing.assert_allclose(after, 0.9 * before[path], rtol=1e-6)
             assert path.endswith('weight')
     assert spared == {'scale', 'bias', 'table'}
+
+
+# A model for each part that has parameters, and for the arguments that add some.
+PARTS = [
+    *({'position': position} for position in POSITIONS),
+    *({'norm': norm} for norm in NORMS),
+    *({'block': block} for block in BLOCKS),
+    *({'ffn': ffn, 'mask': 'full'} for ffn in FFNS),
+    *({'mixer': mixer, 'position': 'none', 'num_kv_heads': 4} for mixer in MIXERS),
+    *({'mixer': f'attention(weights="{weights}")'} for weights in WEIGHTS),
+    {'mixer': 'attention(bias=True, out_bias=True, gate=True, qk_norm="layernorm")'},
+    {'mixer': 'attention(fused_qkv=True)'},
+    {'mixer': 'mla(q_rank=4)', 'num_kv_heads': 4},
+    {'ffn': 'moe(choice_bias=1.0, shared=1)'},
+    {'head': 'lm(tied=False)'},
+    {'head': 'classifier', 'num_labels': 3},
+]
+
+
+@pytest.mark.parametrize('model', PARTS, ids=str)
+def test_default_decay_is_of_matrices_and_of_nothing_else(model: dict) -> None:
+    """Those that Linear, ExpertWeight and DepthwiseConv make: two dims or more beside the layers'.
+
+    Not gains and offsets, rates of forgetting, biases of a choice or tables.
+    """
+    made = set()
+
+    def note(call: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, Linear | ExpertWeight | DepthwiseConv):
+            made.add('/'.join((*context.module.path, 'weight')))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        abstract = abstract_params(small_model(**model))
+    shapes = jax.tree.map(lambda box: box.value, abstract, is_leaf=is_box)
+    rules = defaults.get_config().optimizer.decay
+    factors = params_lib.flatten(params_lib.assign(rules, shapes, 'optimizer.decay'))
+    assert factors == {path: float(path in made) for path in factors}
+    for path, box in jax.tree_util.tree_leaves_with_path(abstract, is_leaf=is_box):
+        own = set(box.names) - {'layers'}
+        assert params_lib.path_of(path) not in made or len(own) >= 2, path
 
 
 def small_update(seed: int = 0, **optimizer: Any) -> tuple[Any, Any, Any]:

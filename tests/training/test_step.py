@@ -109,6 +109,16 @@ def test_a_step_counts_and_reports_norm_and_rate(lm: tuple, whole: tuple) -> Non
     assert jax.tree.structure(new) == jax.tree.structure(state)
 
 
+def test_the_loss_has_what_layers_add_and_not_what_they_report() -> None:
+    model = small_model(LENGTH, ffn='switch(experts=4, capacity=0.5, router_z=0.1)')
+    loss_fn = make_loss_fn(model, build_task('causal_lm'))
+    run = quick_jit(lambda p, b: loss_fn(p, b, None)[1])
+    metrics = {k: m.value() for k, m in run(random_params(model), lm_batch()).items()}
+    assert metrics['balance'] > 0 and metrics['router_z'] > 0 and 0.3 < metrics['dropped'] < 1
+    added = metrics['balance'] + metrics['router_z']
+    assert metrics['loss'] == pytest.approx(metrics['nll'] + added, rel=1e-5)
+
+
 def test_the_step_moves_parameters_as_the_optimizer_says(lm: tuple, whole: tuple) -> None:
     model, optimizer, state, hparams = lm
     task = build_task('causal_lm(z_loss=0.01)')
