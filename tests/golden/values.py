@@ -1,4 +1,4 @@
-"""Reads the golden values; `make_torch_values.py` and `make_rope_values.py` make them."""
+"""Reads the golden values; `make_torch_values.py` and the other `make_*_values.py` make them."""
 
 import functools
 import pathlib
@@ -28,4 +28,11 @@ def golden(name: str) -> dict[str, jax.Array]:
 def golden_rope() -> dict[str, np.ndarray]:
     """All of rope_values.npz."""
     with np.load(FOLDER / 'rope_values.npz') as archive:
+        return dict(archive)
+
+
+@functools.cache
+def golden_t5() -> dict[str, np.ndarray]:
+    """All of t5_values.npz."""
+    with np.load(FOLDER / 't5_values.npz') as archive:
         return dict(archive)

@@ -13,13 +13,16 @@ from bigmodel.training.state import abstract_params
 from experiments import defaults
 from tests.golden import make_tiny_parameters
 
-# Size -> (vocabulary, context, parameters): of the released GPT-2 checkpoints, Llama 7B and
+# Size -> (vocabulary, context, parameters): of the released GPT-2 and T5 checkpoints, Llama 7B and
 # Llama 3.2 1B. Rows of our own are held by the golden table and by their order.
 PUBLISHED = {
     'gpt2-124m': (50257, 1024, 124_439_808),
     'gpt2-355m': (50257, 1024, 354_823_168),
     'gpt2-774m': (50257, 1024, 774_030_080),
     'gpt2-1558m': (50257, 1024, 1_557_611_200),
+    't5-small': (32128, 512, 60_506_624),
+    't5-base': (32128, 512, 222_903_552),
+    't5-v1_1-base': (32128, 512, 247_577_856),
     'llama-7b': (32000, 2048, 6_738_415_616),
     'llama-1b': (128256, 2048, 1_235_814_400),
 }
