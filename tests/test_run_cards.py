@@ -3,10 +3,12 @@
 import pathlib
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bigmodel import config as config_lib
+from bigmodel.data.draws import Draws
+from bigmodel.data.plain_tokenizers import ByteTokenizer
 from bigmodel.models import presets
 from bigmodel.models.model import build_model
 from bigmodel.tasks.build import build_task
@@ -28,10 +30,11 @@ def test_card_builds_and_its_step_has_shapes(card: pathlib.Path) -> None:
     optimizer, hparams = build_optimizer(config, abstract_params(model))
     state = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
     rows, length = config.data.batch_size, config.data.seq_len + task.extra_tokens
-    names = ('tokens', 'positions', 'segments')
-    batch = dict.fromkeys(names, jax.ShapeDtypeStruct((rows, length), jnp.int32))
+    batch = dict.fromkeys(('tokens', 'positions', 'segments'), np.ones((rows, length), np.int32))
     if task.labelled:
-        batch['label'] = jax.ShapeDtypeStruct((rows,), jnp.int32)
+        batch['label'] = np.zeros(rows, np.int32)
+    batch = task.prepare(batch, Draws(np.arange(rows, dtype=np.uint64)), ByteTokenizer())
+    batch = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
     step = make_train_step(model, task, optimizer, config.accumulate)
     new, metrics = jax.eval_shape(step, state, batch, hparams)
     described = [jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (new, state)]

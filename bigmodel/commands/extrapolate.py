@@ -47,10 +47,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(folder: str, config: Any, length: int, args: argparse.Namespace) -> list[dict]:
     from bigmodel.inference.load import learned_length
+    from bigmodel.tasks.build import build_task
     from bigmodel.training.extrapolation import by_position, table
     from bigmodel.training.restore import restored_params
     from bigmodel.training.setup import build
 
+    if not build_task(config.task).whole_text:
+        raise UserError(
+            f'{folder} has the task {config.task!r}; only causal_lm has a loss by position'
+        )
     learned = learned_length(config)
     if learned and length > learned:
         raise UserError(
@@ -61,10 +66,6 @@ def _measure(folder: str, config: Any, length: int, args: argparse.Namespace) ->
     config.data.seq_len = length
     config.accumulate, config.init_from.path = 1, ''
     setup = build(config)
-    if not setup.task.causal:
-        raise UserError(
-            f'{folder} has the task {config.task!r}; only causal_lm has a loss by position'
-        )
     params, _ = restored_params(folder, 0, setup.abstract.params)
     with setup.sharding.active():
         return table(by_position(setup, params, args.split, args.batches), trained)

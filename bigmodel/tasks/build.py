@@ -3,9 +3,14 @@
 from bigmodel.specs import make
 from bigmodel.tasks.causal_lm import CausalLM
 from bigmodel.tasks.classification import Classification
+from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
 
-TASKS = {'causal_lm': CausalLM, 'classification': Classification}
+TASKS = {
+    'causal_lm': CausalLM,
+    'span_corruption': SpanCorruption,
+    'classification': Classification,
+}
 
 
 def build_task(spec: str) -> Task:

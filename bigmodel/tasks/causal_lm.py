@@ -1,25 +1,15 @@
 """Next-token prediction: pre-training without labels."""
 
 import dataclasses
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
-from bigmodel.metrics import Mean, Metrics
+from bigmodel.metrics import Metrics
 from bigmodel.specs import NOT_NEGATIVE, SHARE
-from bigmodel.tasks.losses import cross_entropy
+from bigmodel.tasks.losses import Predictions, cross_entropy
 from bigmodel.tasks.task import Batch, ModelFn, Task
-
-
-class Predictions(NamedTuple):
-    """The prediction of each token after a row's first: nats, whether right, and if it counts."""
-
-    loss: Float[Array, 'B L']
-    nll: Float[Array, 'B L']
-    correct: Bool[Array, 'B L']
-    weight: Float[Array, 'B L']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +25,13 @@ class CausalLM(Task):
     label_smoothing: Annotated[float, SHARE] = 0.0
     extra_tokens = 1
     causal = True
+    whole_text = True
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
-        each = self.by_token(model, batch, dropout_key)
-        return {
-            'loss': Mean.of(each.loss, each.weight),
-            'nll': Mean.of(each.nll, each.weight),
-            'accuracy': Mean.of(each.correct.astype(jnp.float32), each.weight),
-        }
+        return self.by_token(model, batch, dropout_key).metrics()
 
     def by_token(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Predictions:
-        """What the metrics are means of."""
+        """What the metrics are means of: the prediction of each token after a row's first."""
         tokens, positions, segments = batch['tokens'], batch.get('positions'), batch.get('segments')
         weights = jnp.ones(tokens[:, 1:].shape, jnp.float32)
         if segments is not None:
@@ -59,5 +45,5 @@ class CausalLM(Task):
         if 'valid' in batch:
             weights *= batch['valid'][:, None]
         logits = model(tokens[:, :-1], positions, segments, dropout_key)
-        loss, nll, correct = cross_entropy(logits, tokens[:, 1:], self.label_smoothing, self.z_loss)
-        return Predictions(loss, nll, correct, weights)
+        each = cross_entropy(logits, tokens[:, 1:], self.label_smoothing, self.z_loss)
+        return Predictions(*each, weights)

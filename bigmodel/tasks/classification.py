@@ -6,9 +6,9 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from bigmodel.metrics import Mean, Metrics
+from bigmodel.metrics import Metrics
 from bigmodel.specs import SHARE
-from bigmodel.tasks.losses import cross_entropy
+from bigmodel.tasks.losses import Predictions, cross_entropy
 from bigmodel.tasks.task import Batch, ModelFn, Task
 
 
@@ -29,9 +29,5 @@ class Classification(Task):
             weights *= batch['valid']
         logits_BC = model(batch['tokens'], batch['positions'], batch['segments'], dropout_key)
         label = jnp.maximum(label, 0)
-        loss, nll, correct = cross_entropy(logits_BC, label, self.label_smoothing)
-        return {
-            'loss': Mean.of(loss, weights),
-            'nll': Mean.of(nll, weights),
-            'accuracy': Mean.of(correct.astype(jnp.float32), weights),
-        }
+        each = cross_entropy(logits_BC, label, self.label_smoothing)
+        return Predictions(*each, weights).metrics()

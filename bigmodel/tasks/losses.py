@@ -1,10 +1,30 @@
-"""Cross-entropy with its two usual extras, shared by the tasks."""
+"""Cross-entropy with its two usual extras, and the metrics of predictions; all tasks share them."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bigmodel.layers.kernels import MASKED
+from bigmodel.metrics import Mean, Metrics
+
+
+class Predictions(NamedTuple):
+    """Predictions, such as one a token: nats (with extras and without), whether right, weight."""
+
+    loss: Float[Array, '*s']
+    nll: Float[Array, '*s']
+    correct: Bool[Array, '*s']
+    weight: Float[Array, '*s']
+
+    def metrics(self) -> Metrics:
+        """The means by which all tasks report."""
+        return {
+            'loss': Mean.of(self.loss, self.weight),
+            'nll': Mean.of(self.nll, self.weight),
+            'accuracy': Mean.of(self.correct.astype(jnp.float32), self.weight),
+        }
 
 
 def cross_entropy(

@@ -197,10 +197,16 @@ def _check_head(setup: Outline) -> None:
 
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
-        needs = 'an encoder' if source_length else 'none'
+        needs = "an encoder and model.cross='attention'" if source_length else 'none'
         raise UserError(
             f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
             f'{model.encoder_depth}'
+        )
+    longest = max(length, source_length)
+    if longest > model.max_length:
+        raise UserError(
+            f'task={setup.config.task!r} makes rows of {longest} tokens, but model.max_length='
+            f'{model.max_length}; set it to {longest}'
         )
 
     def run(params: Any) -> jax.Array:

@@ -9,16 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigmodel.data.draws import Draws
+from bigmodel.data.plain_tokenizers import CharTokenizer
 from bigmodel.errors import UserError
 from bigmodel.layers.kernels import MASKED
 from bigmodel.models.model import Model
 from bigmodel.tasks.build import TASKS, build_task
 from bigmodel.tasks.losses import cross_entropy
+from bigmodel.tasks.task import Task
 from bigmodel.training.optimizers import build_optimizer
 from bigmodel.training.state import State, abstract_params
 from bigmodel.training.step import make_loss_fn, make_train_step
 from tests.golden.values import golden
 from tests.small import (
+    VOCAB,
     assert_trees_close,
     quick_jit,
     random_params,
@@ -77,6 +81,30 @@ def lm_batch(tokens: Any, segments: Any = None, **more: Any) -> dict[str, jax.Ar
 def classification_batch(seed: int = 0) -> dict[str, jax.Array]:
     batch = lm_batch(random_tokens(4, LENGTH, seed))
     return batch | {'label': jnp.array([0, 1, 2, 1])}
+
+
+# Task -> the slots of a model for it.
+SHAPES = {
+    'causal_lm': {},
+    'span_corruption': {'encoder_depth': 2, 'cross': 'attention'},
+    'classification': {'mask': 'full', 'head': 'classifier'},
+}
+# Tasks that need arguments for a vocabulary as small as this.
+SPECS = {'span_corruption': 'span_corruption(sentinels=4)'}
+
+
+def batch_of(task: Task) -> dict[str, jax.Array]:
+    """Four rows as the task prepares them, with as many symbols as it leaves ids."""
+    tokenizer = CharTokenizer(''.join(chr(65 + i) for i in range(VOCAB - task.extra_ids)))
+    rows = lm_batch(random_tokens(4, LENGTH + task.extra_tokens) % tokenizer.vocab_size)
+    rows |= {'label': np.array([0, 1, 2, 1])} if task.labelled else {}
+    keys = np.arange(4, dtype=np.uint64)
+    made = task.prepare({k: np.asarray(v) for k, v in rows.items()}, Draws(keys), tokenizer)
+    return {k: jnp.asarray(v) for k, v in made.items()}
+
+
+def test_every_task_has_a_model() -> None:
+    assert set(SHAPES) == set(TASKS)
 
 
 def evaluated(spec: str, model: Model, params: Any, batch: dict[str, jax.Array]) -> tuple:
@@ -189,15 +217,15 @@ def test_packed_documents_have_the_loss_and_gradients_of_separate_rows(lm: tuple
 
 
 @pytest.mark.parametrize('name', TASKS)
-def test_invalid_rows_do_not_count(name: str, lm: tuple, classifier: tuple) -> None:
+def test_invalid_rows_do_not_count(name: str) -> None:
     """Rows that fill up the last batch of an evaluation."""
-    batch = (
-        lm_batch(random_tokens(4, LENGTH + 1)) if name == 'causal_lm' else classification_batch()
-    )
-    model = lm if name == 'causal_lm' else classifier
+    spec = SPECS.get(name, name)
+    batch = batch_of(build_task(spec))
+    built = small_model(LENGTH, LABELS, **SHAPES[name])
+    model = built, random_params(built)
     some = {k: v[:3] for k, v in batch.items()}
     filled = batch | {'valid': jnp.array([1.0, 1.0, 1.0, 0.0])}
-    got, want = (evaluated(name, *model, b) for b in (filled, some))
+    got, want = (evaluated(spec, *model, b) for b in (filled, some))
     assert got[0] == pytest.approx(want[0], rel=1e-5)
     assert_trees_close(got[1], want[1], **CLOSE)
 
@@ -227,15 +255,14 @@ def test_unlabelled_rows_do_not_change_gradients(classifier: tuple) -> None:
 @pytest.mark.parametrize('name', TASKS)
 def test_each_task_overfits_one_batch(name: str) -> None:
     """The real model, optimizer and step: sixty updates bring the loss near its floor."""
-    task = build_task(name)
-    shape = {'mask': 'full', 'head': 'classifier'} if task.labelled else {}
-    config = small_config(LENGTH, width=32, **shape)
+    task = build_task(SPECS.get(name, name))
+    config = small_config(LENGTH, width=32, **SHAPES[name])
     config.num_steps = 60
     config.optimizer.learning_rate = 1e-2
     config.optimizer.weight_decay = 0.0
     config.schedule = 'constant'
-    model = small_model(LENGTH, LABELS, width=32, **shape)
-    batch = classification_batch() if task.labelled else lm_batch(random_tokens(4, LENGTH + 1))
+    model = small_model(LENGTH, LABELS, width=32, **SHAPES[name])
+    batch = batch_of(task)
     optimizer, hparams = build_optimizer(config, abstract_params(model))
     params = jax.tree.map(lambda x: 0.3 * x, random_params(model))
     state = State(jnp.int32(0), params, optimizer.init(params, hparams))
