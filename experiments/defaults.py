@@ -13,12 +13,13 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    c.task = 'causal_lm'  # bigmodel/tasks: causal_lm(z_loss=, label_smoothing=), classification
+    # causal_lm(z_loss=, label_smoothing=), classification; of encoder-decoders span_corruption
+    c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
     c.baselines = ()  # runs beside this one, 'name: key=value ...', whose results are compared
-    c.sample = ''  # prompt of samples.txt, written at the end; '': none
+    c.sample = ''  # prompt (or source) of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
     c.data.source = 'pystdlib'  # pystdlib, tfds("name"), text, jsonl, or a probe: data/probes.py
@@ -59,7 +60,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
-    c.model.head = ''  # lm(tied=), classifier(pool=)
+    c.model.head = ''  # lm(tied=, scale=), classifier(pool=)
     c.model.init = ''  # gpt2(std=), fan_in(scale=, embed=), mup(base_width=, scale=, embed=)
     c.model.dropout = 0.0  # of embeddings and of every branch
     c.model.kernel = 'auto'  # reference, fused, blockwise; auto: fused on a GPU, else reference
