@@ -41,7 +41,7 @@ class Outline:
 
     @property
     def tokens_per_step(self) -> int:
-        """Positions that the model sees in one update, padding included."""
+        """Tokens of the rows of one update, padding included."""
         return self.config.data.batch_size * self.config.data.seq_len
 
     @property
