@@ -5,7 +5,10 @@
 Hardly: 2.299 nats a token of the targets after 160 steps (0.7M tokens), accuracy 0.393 (32 batches
 of the validation split); with the sources of other rows it is 2.316 instead of 2.287 (8 batches),
 so nearly all of that is the decoder's own. At T5's rate of 15 %, 400 steps: 2.127, and 2.177
-instead of 2.130. 232 s on two CPU cores shared with others, 131 s of CPU time in all.
+instead of 2.130. Where the source holds the answer it is read within seconds: on the probe
+copying(symbols=4), rows of 24, 2 + 2 layers of width 64, adamw(3e-3) and the rate 15 %, 0.374 after
+400 steps (19 s), 1.350 with the sources of other rows. The card took 232 s on two CPU cores shared
+with others, 131 s of CPU time.
 """
 
 from ml_collections import ConfigDict
