@@ -52,7 +52,7 @@ def _measure(folder: str, config: Any, length: int, args: argparse.Namespace) ->
     from bigmodel.training.restore import restored_params
     from bigmodel.training.setup import build
 
-    if not build_task(config.task).causal:
+    if not build_task(config.task).whole_text:
         raise UserError(
             f'{folder} has the task {config.task!r}; only causal_lm has a loss by position'
         )

@@ -46,7 +46,7 @@ class Outline:
 
     @property
     def tokens_per_step(self) -> int:
-        """Positions that the model sees in one update, padding included."""
+        """Tokens of the rows of one update, padding included."""
         return self.config.data.batch_size * self.config.data.seq_len
 
     @property
@@ -237,10 +237,16 @@ def _check_head(setup: Outline) -> None:
     model = setup.config.model
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
-        needs = 'an encoder' if source_length else 'none'
+        needs = "an encoder and model.cross='attention'" if source_length else 'none'
         raise UserError(
             f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
             f'{model.encoder_depth}'
+        )
+    longest = max(length, source_length)
+    if longest > model.max_length:
+        raise UserError(
+            f'task={setup.config.task!r} makes rows of {longest} tokens, but model.max_length='
+            f'{model.max_length}; set it to {longest}'
         )
 
     def run(params: Any) -> jax.Array:
