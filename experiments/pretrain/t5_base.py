@@ -1,7 +1,7 @@
 """T5's base model on C4: the baseline of Raffel et al. 2019, as far as pre-training goes.
 
     python launch.py --config=experiments/pretrain/t5_base.py \
-        --config.data.source='tfds("c4/en", text="text", data_dir="/data/tfds")' \
+        --config.data.source='tfds("c4/en", data_dir="/data/tfds")' \
         --config.data.tokenizer='hf("t5-base/tokenizer.json")'
 
 Hyperparameters follow §3.1: 2^19 steps of 2^16 tokens (128 rows whose source has 512), Adafactor at
@@ -21,7 +21,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c = defaults.get_config()
     c.num_steps = 2**19
     c.task = 'span_corruption'
-    c.data.source = 'tfds("c4/en", text="text")'
+    c.data.source, c.data.format = 'tfds("c4/en")', 'text("text")'
     c.data.tokenizer = 'hf("tokenizer.json")'
     c.data.seq_len, c.data.batch_size = 568, 128
     c.model.size = 't5-base'
