@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from bigmodel import config as config_lib
+from bigmodel.commands.train import baselines
 from bigmodel.errors import UserError
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models import presets
@@ -25,6 +26,7 @@ ARMS = [
     *(f'probes.py:{name}' for name in probes.PROBES),
     *(f'ablations/positions.py:{name}' for name in positions.ENCODINGS),
     *(f'ablations/mup.py:{width}' for width in (32, 64, 128, 256)),
+    'ablations/mixers.py:mqar',
 ]
 
 
@@ -32,9 +34,10 @@ ARMS = [
 def test_every_argument_of_a_card_has_a_model_and_a_name_of_its_own(arm: str) -> None:
     path, _, name = arm.partition(':')
     config = config_lib.load(f'{EXPERIMENTS / path}:{name}')
-    presets.resolve(config.model, config.data.seq_len)
-    assert abstract_params(build_model(config.model, 256, 0, 'cpu'))
     assert config.name.endswith(f'-{name}')
+    for each in (config, *baselines(config).values()):
+        presets.resolve(each.model, each.data.seq_len)
+        assert abstract_params(build_model(each.model, 256, 0, 'cpu'))
 
 
 def test_the_card_of_encodings_has_all_of_sequences() -> None:
