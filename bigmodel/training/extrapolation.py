@@ -106,7 +106,7 @@ def draw(tables: dict[str, list[Row]], trained: int, picture: pathlib.Path) -> N
             middle = [(r['begin'] + r['end']) / 2 for r in rows]
             ax.plot(middle, [r[key] for r in rows], marker='o', markersize=3, label=name)
         ax.axvline(trained, color='grey', linestyle='--', linewidth=1)
-        ax.set(xlabel='position in the document (tokens)', ylabel=label)
+        ax.set(xlabel='position (tokens)', ylabel=label)
         ax.grid(alpha=0.3)
     # The legend lists the lines as they end, from the highest loss down.
     handles, names = axes[0].get_legend_handles_labels()
