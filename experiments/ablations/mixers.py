@@ -1,6 +1,6 @@
 """What can convolutions, recurrences and attention recall and copy? One command trains them all.
 
-python launch.py --config=experiments/ablations/mixers.py:mqar
+    python launch.py --config=experiments/ablations/mixers.py:mqar
 
 Recall of four pairs (mqar), accuracy after 400 steps at one rate, one seed: attention with RoPE
 1.000, gated DeltaNet 0.994, attention with a causal mask alone 0.926, the hybrid 0.717, RG-LRU
