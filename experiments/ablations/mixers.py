@@ -1,6 +1,12 @@
 """What can convolutions, recurrences and attention recall and copy? One command trains them all.
 
-python launch.py --config=experiments/ablations/mixers.py:mqar
+    python launch.py --config=experiments/ablations/mixers.py:mqar
+
+Recall of four pairs (mqar), accuracy after 400 steps at one rate, one seed: attention with RoPE
+1.000, gated DeltaNet 0.994, attention with a causal mask alone 0.926, the hybrid 0.717, RG-LRU
+0.654, Mamba-2 0.560, GRU 0.539, linear attention 0.534, retention 0.436, LSTM 0.413, gated
+convolutions 0.133, short ones 0.121. Two shared CPU cores; README.md beside this folder has what is
+measured of selective_copying.
 """
 
 from ml_collections import ConfigDict

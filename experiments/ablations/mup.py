@@ -1,6 +1,6 @@
 """Does the best learning rate of a narrow model stay the best one of a wide model under muP?
 
-python launch.py --config=experiments/ablations/mup.py:256 --config.optimizer.learning_rate=0.01
+    python launch.py --config=experiments/ablations/mup.py:256 --config.optimizer.learning_rate=0.01
 
 Yes, within a factor of two, which is how far the rates are apart: with mup(base_width=32) 2^-6 is
 best at widths 16, 32, 64 and 128; with fan_in it is 2^-5, 2^-6, 2^-7 and 2^-8. The wider model is

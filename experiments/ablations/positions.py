@@ -1,7 +1,12 @@
 """Which position encodings read rows four times as long as those that they trained on?
 
-python launch.py --config=experiments/ablations/positions.py:alibi
-python launch.py extrapolate runs/positions-alibi runs/positions-rope --length=512
+    python launch.py --config=experiments/ablations/positions.py:alibi
+    python launch.py extrapolate runs/positions-alibi runs/positions-rope --length=512
+
+CoPE, KERPLE and ALiBi do, and read better than within it: 1.445, 1.483 and 1.636 nats up to 128,
+1.418, 1.451 and 1.600 beyond, to 512. xPos and FIRE lose 0.06 and 0.05, RoPE 0.76 (with YaRN's
+scaling of the same run 0.03, from a start that is 0.14 worse), sinusoids 1.9; learned positions are
+refused there. One seed, two shared CPU cores; README.md beside this folder has the table.
 """
 
 from ml_collections import ConfigDict
