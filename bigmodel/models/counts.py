@@ -33,7 +33,9 @@ def flops_per_row(model: ConfigDict, boxed: Any, length: int, source_length: int
     pairs = _attending(layers, 'mixer') * model.depth * length**2
     pairs += _attending(layers, 'cross') * model.depth * length * source_length
     pairs += _attending(encoder, 'mixer') * model.encoder_depth * source_length**2
-    pairs += _attending(layers[-1:], 'mixer') * _tokens_ahead(boxed) * length**2
+    ahead = _attending(layers[-1:], 'mixer') * length**2
+    ahead += _attending(layers[-1:], 'cross') * length * source_length
+    pairs += _tokens_ahead(boxed) * ahead
     return round(products + 12 * pairs * model.num_heads * model.head_dim)
 
 
@@ -58,7 +60,8 @@ def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[tuple[str, float]
     for path, box in boxes.items():
         if path.endswith('/weight'):
             used = times.get(path.split('/')[0], 1)
-            if 'experts' in box.names[:2]:
+            # The first axis of experts' own matrices, beside that of the layers; a router's last.
+            if next(axis for axis in box.names if axis != 'layers') == 'experts':
                 side, number = re.search(r'^(\w+)/.*?block_(\d+)/ffn/', path).groups()
                 used *= (ffns[side][int(number)] if side in sides else last).active_share()
             yield path, used * math.prod(box.value.shape)

@@ -140,6 +140,20 @@ def test_flops_of_experts_are_those_that_a_token_meets() -> None:
     assert params_lib.count(boxed) == weights + experts + 9 * 64  # norms
 
 
+def test_shared_experts_cost_what_they_cost_in_layers_of_their_own() -> None:
+    """One router beside the experts' matrices: every token meets the whole of it."""
+
+    def flops(share: str) -> int:
+        config = defaults.get_config()
+        config.model.update({'width': 64, 'num_heads': 2, 'depth': 4, 'vocab_size': 64})
+        config.model.update({'ffn': 'moe(experts=8, top_k=2, hidden=32)', 'share': share})
+        presets.resolve(config.model, 16)
+        boxed = abstract_params(build_model(config.model, 64, 0, 'cpu'))
+        return flops_per_row(config.model, boxed, 16)
+
+    assert flops('all') == flops('none')
+
+
 def test_nothing_is_computed_for_a_table() -> None:
     leaves = jax.tree.leaves(boxed_params('llama-7b', 32000, 2048)[1])
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
