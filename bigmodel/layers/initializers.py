@@ -92,7 +92,7 @@ class Mup(FanIn):
 
     @property
     def rates(self) -> tuple[tuple[str, float], ...]:
-        hidden = '((encoder/)?backbone/layers/.*|head/transform)/weight$'
+        hidden = '((encoder/)?backbone/layers/.*|ahead/.*|head/transform)/weight$'
         return ((hidden, self.base_width / self.width), ('.*', 1.0))
 
 
