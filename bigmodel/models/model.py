@@ -21,7 +21,7 @@ from bigmodel.layers.cross import CROSSES
 from bigmodel.layers.feedforward import ACTIVATIONS
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.initializers import INITS, Parametrisation
-from bigmodel.layers.inputs import INPUTS, Inputs
+from bigmodel.layers.inputs import INPUTS, Inputs, Tokens
 from bigmodel.layers.kernels import KERNELS, Choose, choose
 from bigmodel.layers.losses import LOSSES, REPORTS, mean_reports, total_losses
 from bigmodel.layers.masks import MASKS
@@ -168,6 +168,8 @@ def _ahead(
         why = f'model.ahead={model.ahead!r} predicts later tokens'
         if not hasattr(HEADS[parse(model.head).name], 'tied'):
             raise UserError(f"{why}: it needs model.head='lm', not {model.head!r}")
+        if INPUTS[parse(model.inputs).name].key != Tokens.key:
+            raise UserError(f"{why}: it needs model.inputs='tokens', not {model.inputs!r}")
         for layer in layers:
             if not layer.causal:
                 raise UserError(f'{why}, which model.mask={layer.specs["mask"]!r} shows')
