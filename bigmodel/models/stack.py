@@ -101,6 +101,11 @@ def build_encoder(
         )
     except UserError as e:
         raise UserError(f'the encoder, whose layers model.encoder_pattern changes: {e}') from e
+    for cross in (layer.specs['cross'] for layer in layers if layer.specs['cross']):
+        raise UserError(
+            f'model.encoder_pattern has cross={cross!r}, but an encoder has no other one to read; '
+            f'leave it out'
+        )
     if layers and not any(specs['cross'] for specs in layer_specs(model)):
         raise UserError(
             f'model.encoder_depth={model.encoder_depth}, but no layer of the decoder reads the '

@@ -100,6 +100,13 @@ def test_impossible_encoders_are_refused(model: dict, message: str) -> None:
         small_model(LENGTH, **model)
 
 
+def test_the_kernel_of_cross_attention_is_named_too() -> None:
+    """On a GPU in half precision cuDNN serves it where dropout keeps it from the other layers."""
+    model = {'encoder_depth': 2, 'cross': 'attention', 'head_dim': 8, 'dtype': 'bfloat16'}
+    for mixer, name in (('attention(dropout=0.1)', 'cudnn+reference'), ('attention', 'cudnn')):
+        assert kernel_name(small_config(LENGTH, mixer=mixer, **model).model, 'gpu') == name
+
+
 def test_a_source_and_an_encoder_need_each_other() -> None:
     tokens = jnp.asarray(random_tokens(1, LENGTH))
     alone = small_model(LENGTH)
