@@ -33,6 +33,7 @@ class Layer:
     specs: Mapping[str, str]
     make: Callable[..., nn.Module]
     kernel: str  # '' for a mixer that has none
+    cross_kernel: str  # '' without cross-attention
     causal: bool  # whether its mask is
     carries: Mapping[str, tuple[int, ...]]  # what its mixer hands to later layers
 
@@ -182,15 +183,15 @@ def _layer(
         kernel, part = choose(model.kernel, request)
         mixer = partial(mixer, kernel=part)
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])
-    mixers = {'mixer': mixer}
+    mixers, cross_kernel = {'mixer': mixer}, ''
     if specs['cross']:
-        mixers['cross'] = _cross(model, specs['cross'], known, platform, choose)
+        cross_kernel, mixers['cross'] = _cross(model, specs['cross'], known, platform, choose)
     ffn = bind(FFNS, specs['ffn'], 'model.ffn', dropout=model.dropout, **known)
     _refuse(ffn().refusal(), 'model.ffn', specs['ffn'])
     _check_mask(specs, mask, position, ffn())
     norm = bind(NORMS, specs['norm'], 'model.norm', axis='embed')
     block = bind(BLOCKS, specs['block'], 'model.block', mixers=mixers, ffn=ffn, norm=norm, **known)
-    return Layer(specs, block, kernel, mask.causal, mixer().carries())
+    return Layer(specs, block, kernel, cross_kernel, mask.causal, mixer().carries())
 
 
 def _attention_fields(model: ConfigDict) -> dict[str, Any]:
@@ -205,7 +206,7 @@ def _attention_fields(model: ConfigDict) -> dict[str, Any]:
 
 def _cross(
     model: ConfigDict, spec: str, known: Mapping[str, Any], platform: str, choose: Choose
-) -> Callable[..., nn.Module]:
+) -> tuple[str, Callable[..., nn.Module]]:
     cross = bind(
         CROSSES,
         spec,
@@ -222,7 +223,8 @@ def _cross(
     request = Request(
         Full(), False, dropout, platform, dtype, weighting, head_dim=cross().kernel_dim
     )
-    return partial(cross, kernel=choose(model.kernel, request)[1])
+    kernel, part = choose(model.kernel, request)
+    return kernel, partial(cross, kernel=part)
 
 
 def _check_mask(specs: Mapping[str, str], mask: Mask, position: Position, ffn: FeedForward) -> None:
@@ -248,7 +250,8 @@ def overrides(position: type[Position], hook: str) -> bool:
 
 def kernel_names(layers: tuple[Layer, ...]) -> str:
     """The kernels of the layers, for the log and `run.json`."""
-    return '+'.join(sorted({layer.kernel for layer in layers if layer.kernel})) or 'none'
+    names = {name for layer in layers for name in (layer.kernel, layer.cross_kernel)}
+    return '+'.join(sorted(names - {''})) or 'none'
 
 
 def _check_position_is_used(model: ConfigDict, layers: tuple[Layer, ...], pattern: str) -> None:

@@ -8,8 +8,15 @@ import pytest
 
 from bigmodel.errors import UserError
 from bigmodel.models.encoder import Source
-from bigmodel.models.model import Model, apply, apply_cached
-from tests.small import CPU_KERNELS, quick_jit, random_params, random_tokens, small_model
+from bigmodel.models.model import Model, apply, apply_cached, kernel_name
+from tests.small import (
+    CPU_KERNELS,
+    quick_jit,
+    random_params,
+    random_tokens,
+    small_config,
+    small_model,
+)
 
 LENGTH, SOURCE = 8, 6
 # Logits are of order 1 to 10, from four layers of float32 sums in another order.
@@ -88,6 +95,14 @@ def test_decoding_reads_the_source_once() -> None:
             'model.encoder_pattern has 2 layers, which does not divide model.encoder_depth=3',
         ),
         ({'encoder_depth': 2, 'cross': 'attention(fused_qkv=True)'}, 'model.cross=.* of different'),
+        (
+            {
+                'encoder_depth': 2,
+                'cross': 'attention',
+                'encoder_pattern': ('layer(cross="attention")',),
+            },
+            "model.encoder_pattern has cross='attention', but an encoder has no other",
+        ),
         ({'encoder_depth': 2, 'cross': 'atention'}, "unknown model.cross .* Did you mean 'attent"),
         (
             {'encoder_depth': 2, 'cross': 'attention', 'mixer': 'rglru', 'position': 'none'},
