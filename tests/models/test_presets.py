@@ -154,6 +154,16 @@ def test_shared_experts_cost_what_they_cost_in_layers_of_their_own() -> None:
     assert flops('all') == flops('none')
 
 
+def test_labels_are_predicted_once_a_row() -> None:
+    model = boxed_params('vit-s16', 0, 197)[0]
+
+    def flops(num_labels: int) -> int:
+        boxed = abstract_params(build_model(model, 0, num_labels, 'cpu'))
+        return flops_per_row(model, boxed, 197)
+
+    assert flops(1000) - flops(10) == 6 * 990 * 384
+
+
 def test_nothing_is_computed_for_a_table() -> None:
     leaves = jax.tree.leaves(boxed_params('llama-7b', 32000, 2048)[1])
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
