@@ -132,9 +132,10 @@ def build_model(
 def _all_layers(
     model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+    of_encoder = {**known, 'init': make_init(model, model.encoder_depth)}
     return (
         build_layers(model, known, platform, choose),
-        build_encoder(model, known, platform, choose),
+        build_encoder(model, of_encoder, platform, choose),
     )
 
 
@@ -181,9 +182,10 @@ def _ahead(
     return ahead
 
 
-def make_init(model: ConfigDict) -> Parametrisation:
-    """The initialisation that `model.init` names."""
-    return make(INITS, model.init, 'model.init', depth=model.depth, width=model.width)
+def make_init(model: ConfigDict, depth: int = 0) -> Parametrisation:
+    """The initialisation that `model.init` names, of `depth` layers (0: the model's own)."""
+    depth = depth or model.depth
+    return make(INITS, model.init, 'model.init', depth=depth, width=model.width)
 
 
 def _known(model: ConfigDict, vocab_size: int, num_labels: int, platform: str) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from bigmodel.errors import UserError
 from bigmodel.models.encoder import Source
-from bigmodel.models.model import Model, apply, apply_cached, kernel_name
+from bigmodel.models.model import Model, apply, apply_cached, init_params, kernel_name
 from tests.small import (
     CPU_KERNELS,
     quick_jit,
@@ -113,6 +115,17 @@ def test_decoding_reads_the_source_once() -> None:
 def test_impossible_encoders_are_refused(model: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         small_model(LENGTH, **model)
+
+
+def test_an_encoders_branches_start_as_its_own_depth_says() -> None:
+    """By 1/√(2·depth), which for four times as many layers is half of the decoder's."""
+    model = small_model(LENGTH, encoder_depth=8, cross='attention', width=64, init='gpt2')
+    params = nn.unbox(quick_jit(lambda: init_params(model, jax.random.key(0)))())
+    stds = [
+        np.std(side['layers']['block_0']['ffn']['out']['weight'])
+        for side in (params['encoder']['backbone'], params['backbone'])
+    ]
+    np.testing.assert_allclose(stds, [0.02 / 4, 0.02 / 2], rtol=0.02)
 
 
 def test_the_kernel_of_cross_attention_is_named_too() -> None:
