@@ -96,6 +96,11 @@ def build_encoder(
     model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
 ) -> tuple[Layer, ...]:
     """`build_layers` of the encoder; () without one."""
+    if model.encoder_pattern and not model.encoder_depth:
+        raise UserError(
+            f'model.encoder_pattern={tuple(model.encoder_pattern)} is of an encoder, but '
+            f'model.encoder_depth=0; set it, or leave the pattern out'
+        )
     try:
         layers = tuple(
             _layer(model, specs, known, platform, choose) for specs in encoder_specs(model)

@@ -235,9 +235,9 @@ def _check_head(setup: Outline) -> None:
     model = setup.config.model
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
-        needs = 'an encoder' if source_length else 'none'
+        gives = 'a source for an encoder' if source_length else 'no source for an encoder'
         raise UserError(
-            f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
+            f'task={setup.config.task!r} gives {gives}, but model.encoder_depth='
             f'{model.encoder_depth}'
         )
 

@@ -91,6 +91,10 @@ def test_decoding_reads_the_source_once() -> None:
     ('model', 'message'),
     [
         ({'cross': 'attention'}, "model.cross='attention' reads an encoder, but"),
+        (
+            {'encoder_pattern': ('full',)},
+            "model.encoder_pattern=.'full',. .* model.encoder_depth=0",
+        ),
         ({'encoder_depth': 2}, 'no layer of the decoder reads the encoder'),
         (
             {'encoder_depth': 3, 'cross': 'attention', 'encoder_pattern': ('full',) * 2},
