@@ -13,13 +13,14 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=;
-    c.task = 'causal_lm'  # classification(label_smoothing=, shift=, flip=): bigmodel/tasks
+    # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=; of
+    # encoder-decoders span_corruption(rate=, mean_length=); classification(shift=, flip=, …)
+    c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
     c.baselines = ()  # runs beside this one, 'name: key=value ...', whose results are compared
-    c.sample = ''  # prompt of samples.txt, written at the end; '': none
+    c.sample = ''  # prompt (or source) of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
     # pystdlib, tfds("name"), text, jsonl; images: digits, tfds_images("name"); data/probes.py
@@ -63,7 +64,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
-    c.model.head = ''  # lm(tied=), mlm(tied=, activation=, norm=), classifier(pool=)
+    c.model.head = ''  # lm(tied=, scale=), mlm(tied=, activation=, norm=), classifier(pool=)
     c.model.init = ''  # normal(std=), gpt2(std=), fan_in(scale=, embed=), mup(base_width=, …)
     c.model.dropout = 0.0  # of embeddings and of every branch
     # reference, fused, cudnn, blockwise(block_size=), splash(block_size=) of a TPU; auto: the first

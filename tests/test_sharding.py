@@ -1,6 +1,7 @@
 """The same losses come out of every mesh; programs are really split; mistakes are errors."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from bigmodel import params as params_lib
+from bigmodel.data.draws import Draws
+from bigmodel.data.plain_tokenizers import CharTokenizer
 from bigmodel.errors import UserError
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.mixers import MIXERS
@@ -20,6 +23,7 @@ from bigmodel.models.model import apply, build_model
 from bigmodel.models.presets import PRESETS
 from bigmodel.sharding import MESH_AXES, RULES, Sharding, constrain, inactive, is_box, make_sharding
 from bigmodel.tasks.build import build_task
+from bigmodel.tasks.task import Task
 from bigmodel.training.directions import OPTIMIZERS
 from bigmodel.training.evaluate import put_batch
 from bigmodel.training.optimizers import build_optimizer
@@ -27,6 +31,7 @@ from bigmodel.training.state import State, abstract_params, init_state, state_sh
 from bigmodel.training.step import make_train_step
 from experiments import defaults
 from tests.small import (
+    VOCAB,
     assert_trees_close,
     quick_jit,
     random_params,
@@ -57,14 +62,17 @@ class Run:
     hlo: str
 
 
-def batches() -> list[dict[str, np.ndarray]]:
+def batches(task: Task) -> list[dict[str, np.ndarray]]:
     """Rows of unequal length, so that devices hold unequal weights."""
     found = []
+    tokenizer = CharTokenizer(''.join(chr(65 + i) for i in range(VOCAB - task.extra_ids)))
     for seed in range(STEPS):
         tokens = random_tokens(ROWS, LENGTH + 1, seed)
         lengths = np.array([13, 2, 13, 5, 1, 13, 3, 8])
         segments = (slots(*tokens.shape) < lengths[:, None]).astype(np.int32)
-        found.append({'tokens': tokens, 'positions': slots(*tokens.shape), 'segments': segments})
+        rows = {'tokens': tokens, 'positions': slots(*tokens.shape), 'segments': segments}
+        draws = Draws(np.arange(ROWS, dtype=np.uint64))
+        found.append(task.prepare(rows, draws, tokenizer))
     return found
 
 
@@ -101,7 +109,8 @@ def train(
         params = jax.device_put(random_params(built), places.params)
         moments = quick_jit(opt.init, out_shardings=places.opt_state)(params, hparams)
         state = State(jax.device_put(jnp.int32(0), sharding.replicated()), params, moments)
-        placed = [put_batch(b, sharding) for b in rows or batches()]
+        rows = rows or batches(build_task(task))
+        placed = [put_batch(b, sharding) for b in rows]
         compiled = step.lower(state, placed[0], hparams).compile()
         for batch in placed:
             state, metrics = compiled(state, batch, hparams)
@@ -276,6 +285,32 @@ def test_encodings_with_tables_run_split(position: str) -> None:
     one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), position=position)
     two = train(make_sharding(MESHES['fsdp_tensor'], 'fsdp_tensor'), position=position)
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
+
+
+@functools.cache
+def one_t5() -> Run:
+    return train(make_sharding('data=1', 'dp', jax.devices()[:1]), **T5)
+
+
+T5 = {
+    'task': 'span_corruption(sentinels=4)',
+    'size': 't5-small',
+    'encoder_depth': 2,
+    'position': 't5(num_buckets=8, max_distance=10)',
+}
+
+
+@pytest.mark.parametrize('rules', RULES)
+def test_encoder_decoders_run_split(rules: str) -> None:
+    """Sources are split with their rows; recomputed and in microbatches where those divide."""
+    changes = {'tensor': {'accumulate': 2}, 'fsdp_tensor': {'remat': 'full'}}.get(rules, {})
+    run = train(make_sharding(MESHES[rules], rules), **T5, **changes)
+    np.testing.assert_allclose(run.losses, one_t5().losses, rtol=2e-5)
+    assert_trees_close(run.params, one_t5().params, rtol=1e-4, atol=5e-5)
+    places = params_lib.flatten(jax.tree.map(lambda x: any(x.sharding.spec), run.params))
+    parts = [p for p in places if '/cross/' in p or p.startswith('encoder/')]
+    weights = [p for p in parts if p.endswith('weight')]
+    assert len(weights) == 4 + 6 and all(places[p] == (rules != 'dp') for p in weights)
 
 
 # Small beside the rest, and on axes that tensor rules leave whole.

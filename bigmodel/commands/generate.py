@@ -8,7 +8,12 @@ from bigmodel.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `generate`."""
-    parser.add_argument('--prompt', default='', help='what the text begins with')
+    parser.add_argument(
+        '--prompt',
+        default='',
+        help='what the text begins with; of an encoder-decoder what its encoder reads, where '
+        '<extra_id_0>, <extra_id_1>, ... stand for the spans to spell out',
+    )
     parser.add_argument('--max_tokens', type=int, default=200)
     parser.add_argument('--temperature', type=float, default=0.8, help='0: most likely token')
     parser.add_argument('--top_k', type=int, default=0, help='0: all tokens')
@@ -23,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from bigmodel import devices
     from bigmodel.data.tokenizers import load_tokenizer
     from bigmodel.inference.generate import Sampling, generate
+    from bigmodel.tasks.build import build_task
 
     config = load_run_config(args)
     if args.num_samples < 1:
@@ -33,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(f'{args.workdir}/tokenizer')
     sampling = Sampling(args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed)
     sampling.check()
-    model, params = load_model(config, args.workdir, args.step, tokenizer.vocab_size)
+    task = build_task(config.task)
+    num_ids = tokenizer.vocab_size + task.extra_ids
+    model, params = load_model(config, args.workdir, args.step, num_ids)
     texts = generate(
         model,
         params,
@@ -42,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         sampling,
         args.num_samples,
         learned_length(config),
+        task,
     )
     print(('\n' + '-' * 72 + '\n').join(texts))
     return 0

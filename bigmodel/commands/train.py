@@ -65,6 +65,7 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
+    from bigmodel.inference.generate import beginning
     from bigmodel.inference.load import refusal
     from bigmodel.training.loop import Interrupted, train
     from bigmodel.training.rundir import RunDir, write_json
@@ -80,6 +81,8 @@ def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
         print(f'{path} is finished: {_headline(result)}')
         return result
     setup = build(config)
+    if config.sample:  # a prompt that cannot be shows before hours of training
+        beginning(setup.task, setup.data.tokenizer, config.sample)
     try:
         state, result = train(setup, run_dir)
     except Interrupted as e:
@@ -110,7 +113,9 @@ def _write_sample(setup: Any, state: Any, run_dir: Any) -> None:
 
     prompt, most = setup.config.sample, learned_length(setup.config)
     sampling = Sampling(max_tokens=min(200, most // 2) if most else 200)
-    texts = generate(setup.model, state.params, setup.data.tokenizer, prompt, sampling)
+    texts = generate(
+        setup.model, state.params, setup.data.tokenizer, prompt, sampling, task=setup.task
+    )
     run_dir.samples.write_text(''.join(texts))
     print(
         f'\nsample (temperature {Sampling().temperature}):\n'

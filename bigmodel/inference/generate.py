@@ -10,8 +10,13 @@ from jaxtyping import Array, Float, Int
 
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
+from bigmodel.inference.extra_ids import ExtraIds
 from bigmodel.layers.kernel import MASKED
+from bigmodel.models.encoder import Source
 from bigmodel.models.model import Model, apply_cached
+from bigmodel.tasks.task import Beginning, Task
+
+PLAIN = Task()  # whose models go on from the prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,40 +53,57 @@ def generate(
     sampling: Sampling,
     num_samples: int = 1,
     max_length: int = 0,
+    task: Task = PLAIN,
 ) -> list[str]:
-    """`num_samples` texts that begin with `prompt` (encoded after the document's first token).
+    """`num_samples` texts that begin with `prompt`; where it is the source of an encoder, what the
+    decoder makes of it.
 
-    `max_length` is how many positions the model has learned (0: it can take any).
+    `max_length` is how many positions the model has learned (0: it can take any). Raises UserError
+    for a prompt that the model cannot take.
     """
     sampling.check()
-    ids = [int(i) for i in tokenizer.encode(prompt)]
-    if tokenizer.bos_id is not None:
-        ids = [tokenizer.bos_id, *ids]
-    if not ids:
-        raise UserError('the prompt is empty, and this tokenizer has no start token; give a prompt')
-    if max_length and len(ids) + sampling.max_tokens > max_length:
+    begin = beginning(task, tokenizer, prompt)
+    longest = max(len(begin.tokens) + sampling.max_tokens, len(begin.source))
+    if max_length and longest > max_length:
         raise UserError(
-            f'the prompt has {len(ids)} tokens and --max_tokens={sampling.max_tokens}, but the '
-            f'model has learned positions for {max_length}; ask for fewer'
+            f'the prompt has {len(begin.source or begin.tokens)} tokens and --max_tokens='
+            f'{sampling.max_tokens}, but the model has learned positions for {max_length}; '
+            f'ask for fewer'
         )
-    tokens = jnp.tile(jnp.asarray(ids, jnp.int32), (num_samples, 1))
-    out = generate_tokens(model, params, tokens, sampling)
-    texts = []
+    tokens, source = (
+        jnp.tile(jnp.asarray(ids, jnp.int32), (num_samples, 1))
+        for ids in (begin.tokens, begin.source)
+    )
+    read = Source(source) if begin.source else None
+    out = generate_tokens(model, params, tokens, sampling, read)
+    texts, shown = [], '' if begin.source else prompt
     for row in jax.device_get(out).tolist():
-        if tokenizer.eos_id in row:
-            row = row[: row.index(tokenizer.eos_id)]
-        texts.append(prompt + tokenizer.decode(row))
+        if begin.end in row:
+            row = row[: row.index(begin.end)]
+        texts.append(shown + ExtraIds(tokenizer, task.extra_ids).decode(row))
     return texts
+
+
+def beginning(task: Task, tokenizer: Tokenizer, prompt: str) -> Beginning:
+    """How a model of this task goes on from `prompt`, in which extra ids may be written.
+
+    Raises UserError for a prompt that cannot be.
+    """
+    return task.begin(ExtraIds(tokenizer, task.extra_ids).encode(prompt), tokenizer)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'sampling'))
 def generate_tokens(
-    model: Model, params: Any, tokens: Int[Array, 'B P'], sampling: Sampling
+    model: Model,
+    params: Any,
+    tokens: Int[Array, 'B P'],
+    sampling: Sampling,
+    source: Source | None = None,
 ) -> Int[Array, 'B N']:
-    """`sampling.max_tokens` ids that follow `tokens`."""
+    """`sampling.max_tokens` ids that follow `tokens`; an encoder reads its `source` once."""
     length = tokens.shape[1] + sampling.max_tokens
     key = jax.random.key(sampling.seed)
-    logits_BLV, cache = apply_cached(model, params, None, tokens, length)
+    logits_BLV, cache = apply_cached(model, params, None, tokens, length, source=source)
 
     def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
         cache, logits_BV = carry

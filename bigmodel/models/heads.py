@@ -1,5 +1,7 @@
 """Heads: from the residual stream to what a task asks for, in float32."""
 
+import math
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -19,12 +21,14 @@ from bigmodel.specs import bind
 class LMHead(nn.Module):
     """Logits over the vocabulary; `tied` reuses the token table (Press & Wolf 2017).
 
-    Of the table's `vocab_size` rows the tokenizer has `num_ids`; the others get −1e30.
+    `scale` divides them by √width, for a table of vectors of size √width (Raffel et al. 2019, as in
+    their code). Of the table's `vocab_size` rows the tokenizer has `num_ids`; the others get −1e30.
     """
 
     vocab_size: int
     num_ids: int
     tied: bool = True
+    scale: bool = False
     logit_scale: float = 1.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
@@ -44,7 +48,8 @@ class LMHead(nn.Module):
         else:
             rest = (False, 'head', self.init, self.dtype)
             logits = Linear((self.vocab_size,), ('embed',), ('vocab',), *rest, name='out')(x_BLD)
-        logits = self.logit_scale * logits.astype(jnp.float32)
+        scale = self.logit_scale / (math.sqrt(x_BLD.shape[-1]) if self.scale else 1)
+        logits = scale * logits.astype(jnp.float32)
         return constrain(logits, 'batch', 'length', 'vocab')
 
     def _hide_padding(self, logits: Array) -> Float[Array, 'B L V']:

@@ -58,6 +58,21 @@ _VIT = {
     'head': 'classifier(pool="first")',
     'init': 'fan_in',
 }
+# Raffel et al. 2019, §2.1, whose attention does not divide by √d_k: here the queries of its
+# checkpoints are multiplied by √d_k instead. Each stack has a table of biases of its own.
+_T5 = {
+    'inputs': 'tokens',
+    'mask': 'causal',
+    'cross': 'attention',
+    'embed_norm': 'none',
+    'position': 't5(num_buckets=32, max_distance=128)',
+    'norm': 'rmsnorm(eps=1e-6)',
+    'ffn': 'mlp(activation="relu")',
+    'mixer': 'attention',
+    'block': 'prenorm',
+    'head': 'lm(tied=True, scale=True)',
+    'init': 'fan_in(embed=1.0)',
+}
 
 # depth, width, heads, kv heads; hidden sizes are in the ffn spec where they are not the default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -73,6 +88,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Devlin et al. 2018, §3.
     'bert-base': {**_BERT, 'depth': 12, 'width': 768, 'num_heads': 12},
     'bert-large': {**_BERT, 'depth': 24, 'width': 1024, 'num_heads': 16},
+    # Raffel et al. 2019, §3.1.1 and §3.7; v1.1 are later checkpoints, gated as in Shazeer 2020.
+    't5-small': {**_T5, 'depth': 6, 'encoder_depth': 6, 'width': 512, 'num_heads': 8},
+    't5-base': {**_T5, 'depth': 12, 'encoder_depth': 12, 'width': 768, 'num_heads': 12},
+    't5-v1_1-base': {
+        **_T5,
+        'depth': 12,
+        'encoder_depth': 12,
+        'width': 768,
+        'num_heads': 12,
+        'ffn': 'gated(activation="gelu_tanh", hidden=2048)',
+        'head': 'lm(tied=False)',
+    },
     # The shape of Llama 3.2 1B: wide heads shared by 4 queries, tied head.
     'llama-1b': {
         **_LLAMA,

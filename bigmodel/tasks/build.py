@@ -4,9 +4,15 @@ from bigmodel.specs import make
 from bigmodel.tasks.causal_lm import CausalLM
 from bigmodel.tasks.classification import Classification
 from bigmodel.tasks.masked_lm import MaskedLM
+from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
 
-TASKS = {'causal_lm': CausalLM, 'masked_lm': MaskedLM, 'classification': Classification}
+TASKS = {
+    'causal_lm': CausalLM,
+    'masked_lm': MaskedLM,
+    'span_corruption': SpanCorruption,
+    'classification': Classification,
+}
 
 
 def build_task(spec: str) -> Task:

@@ -25,6 +25,7 @@ class CausalLM(Task):
     label_smoothing: Annotated[float, SHARE] = 0.0
     extra_tokens = 1
     causal = True
+    whole_text = True
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         return self.by_token(model, batch, dropout_key).metrics()

@@ -1,6 +1,7 @@
 """What a task is."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Array
 
 from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
+from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics
 
 Rows = dict[str, np.ndarray]
@@ -27,6 +29,18 @@ def model_inputs(batch: Batch) -> tuple[Array, Array | None, Array | None]:
     return inputs, batch.get('positions'), batch.get('segments')
 
 
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What generation starts from: the model's first tokens, and what an encoder reads, if any.
+
+    `end` is the id with which a text ends (None: it has none).
+    """
+
+    tokens: Sequence[int]
+    end: int | None
+    source: Sequence[int] = ()
+
+
 class Task:
     """Turns a batch into metrics, one of which, 'loss', is minimised.
 
@@ -40,8 +54,9 @@ class Task:
     extra_tokens = 0
     extra_ids = 0
     labelled = False
-    causal = False  # whether every next token is predicted, so the model must not see later ones
+    causal = False  # whether next tokens are predicted, so the model must not see later ones
     two_sided = False  # whether tokens follow from both sides, so the model must see later ones
+    whole_text = False  # whether every token is, so that losses are of the text, by position too
 
     def lengths(self, seq_len: int) -> tuple[int, int]:
         """Tokens of the model, and of its encoder's source, that a row of `seq_len` becomes."""
@@ -54,6 +69,18 @@ class Task:
     def prepare(self, rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
         """What the batch of these rows is, in numpy: a row's `draws` depend on (seed, place)."""
         return rows
+
+    def begin(self, prompt: Sequence[int], tokenizer: Tokenizer) -> Beginning:
+        """How a model of this task goes on from a prompt: after the document's first token.
+
+        Raises UserError when there is nothing to go on from.
+        """
+        first = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        if not first and not prompt:
+            raise UserError(
+                'the prompt is empty, and this tokenizer has no start token; give a prompt'
+            )
+        return Beginning([*first, *prompt], tokenizer.eos_id)
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         """Metrics of `batch`; dropout is on exactly when `dropout_key` is given."""

@@ -33,7 +33,7 @@ def evaluate(
         metrics = jax.device_get(metrics)
         total = metrics if total is None else add(total, metrics)
     values = {key: mean.value() for key, mean in (total or {}).items()}
-    if setup.task.causal and data.store.num_bytes:
+    if setup.task.whole_text and data.store.num_bytes:
         values['bits_per_byte'] = values['nll'] / math.log(2) * _predicted_per_byte(data)
     return values
 

@@ -45,7 +45,7 @@ class Outline:
 
     @property
     def tokens_per_step(self) -> int:
-        """Positions that the model sees in one update, padding included."""
+        """Tokens of the rows of one update, padding included."""
         return self.config.data.batch_size * self.config.data.seq_len
 
     @property
@@ -235,10 +235,16 @@ def _check_head(setup: Outline) -> None:
     model = setup.config.model
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
-        gives = 'a source for an encoder' if source_length else 'no source for an encoder'
+        needs = "an encoder and model.cross='attention'" if source_length else 'no encoder'
         raise UserError(
-            f'task={setup.config.task!r} gives {gives}, but model.encoder_depth='
+            f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
             f'{model.encoder_depth}'
+        )
+    longest = max(length, source_length)
+    if longest > model.max_length:
+        raise UserError(
+            f'task={setup.config.task!r} makes rows of {longest} tokens, but model.max_length='
+            f'{model.max_length}; set it to {longest}'
         )
 
     def run(params: Any) -> jax.Array:

@@ -7,7 +7,8 @@ Not measurably in windows of 128 bytes and 250 updates, where neither arm gets f
 accuracy of the fine-tuned encoder (14 labels), seeds 0 to 2: 0.153, 0.153, 0.187; of the same model
 from scratch, with the same budget: 0.130, 0.159, 0.174. Paired difference 0.010, 95 % interval
 −0.027 to 0.047; losses 2.512, 2.538, 2.485 against 2.523, 2.534, 2.495. 257 to 942 s an arm on
-two cores that many other processes shared.
+two cores that many other processes shared. In windows of 256 (`--config.data.seq_len=256
+--config.evals.validation.batches=64`), seed 0 alone: 0.216 and 2.379 against 0.156 and 2.439.
 """
 
 from ml_collections import ConfigDict

@@ -36,3 +36,10 @@ def golden_bert() -> dict[str, np.ndarray]:
     """All of bert_values.npz."""
     with np.load(FOLDER / 'bert_values.npz') as archive:
         return dict(archive)
+
+
+@functools.cache
+def golden_t5() -> dict[str, np.ndarray]:
+    """All of t5_values.npz."""
+    with np.load(FOLDER / 't5_values.npz') as archive:
+        return dict(archive)

@@ -1,5 +1,6 @@
 """Encoder–decoders: what the decoder sees of the source, and decoding with a kept memory."""
 
+import math
 from typing import Any
 
 import jax
@@ -85,6 +86,20 @@ def test_decoding_reads_the_source_once() -> None:
         found, cache = step(params, cache, tokens[:, i : i + 1])
         pieces.append(found)
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), want, **CLOSE)
+
+
+@pytest.mark.parametrize('branch', ['backbone cross', 'backbone mixer', 'encoder mixer'])
+def test_projections_start_by_their_roles(branch: str) -> None:
+    """Of both stacks and of what joins them: what ends a branch is smaller."""
+    shape = {'width': 64, 'num_kv_heads': 4, 'depth': 4, 'init': 'gpt2(std=0.1)'}
+    model = small_model(LENGTH, encoder_depth=2, cross='attention', **shape)
+    params = nn.unbox(quick_jit(lambda: init_params(model, jax.random.key(0)))())
+    stack, mixer = branch.split()
+    tree = params['encoder']['backbone'] if stack == 'encoder' else params[stack]
+    for name, std in (('q', 0.1), ('k', 0.1), ('v', 0.1), ('out', 0.1 / math.sqrt(2 * 4))):
+        weight = tree['layers']['block_0'][mixer][name]['weight']
+        # At least 8,192 draws: the measured std is within 4 % at 5 sigma.
+        assert weight.std() == pytest.approx(std, rel=0.04), name
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ def masked_lm_parameters(width: int, vocab_size: int) -> int:
     return transform + vocab_size - pooler - token_types
 
 
-# Size -> (vocabulary, context, parameters): of the released GPT-2 and BERT checkpoints, of Llama 7B
-# and 3.2 1B; of ViTs with 1,000 labels instead of a vocabulary (22.05M and 86.57M), as Hugging
+# Size -> (vocabulary, context, parameters): of the released GPT-2, BERT and T5 checkpoints, of
+# Llama 7B and 3.2 1B; of ViTs with 1,000 labels and no vocabulary (22.05M and 86.57M), as Hugging
 # Face's models of the same shape have (tests/golden/make_vit_values.py). Theirs have a position for
 # the class token, ours has a row of the table that is never read. Rows of our own are held by the
 # golden table and by their order.
@@ -37,6 +37,9 @@ PUBLISHED = {
     'gpt2-1558m': (50257, 1024, 1_557_611_200),
     'bert-base': (30522, 512, 109_482_240 + masked_lm_parameters(768, 30522)),
     'bert-large': (30522, 512, 335_141_888 + masked_lm_parameters(1024, 30522)),
+    't5-small': (32128, 512, 60_506_624),
+    't5-base': (32128, 512, 222_903_552),
+    't5-v1_1-base': (32128, 512, 247_577_856),
     'llama-7b': (32000, 2048, 6_738_415_616),
     'llama-1b': (128256, 2048, 1_235_814_400),
     'vit-s16': (0, 197, 22_050_664),

@@ -59,7 +59,9 @@ def test_shrunk_it_trains_two_steps(card, small_args, text_file, tmp_path, capsy
         changes += [f'--config.model.inputs={inputs}']
     if config.accumulate > 1:
         changes += ['--config.accumulate=2', '--config.data.batch_size=16']
-    changes += [f'--config.model.vocab_size={320 if config.model.vocab_size else 0}']
+    changes += [f'--config.model.vocab_size={384 if config.model.vocab_size else 0}']
+    if resolve(config).model.encoder_depth:
+        changes += ['--config.model.encoder_depth=2']
     argv = ['train', f'--config={card}', *small_args, *changes, f'--workdir={tmp_path / "run"}']
     assert main(argv) == 0, capsys.readouterr().err
     assert json.loads((tmp_path / 'run' / 'result.json').read_text())['steps'] == 2
