@@ -235,7 +235,7 @@ def _check_head(setup: Outline) -> None:
     model = setup.config.model
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
-        needs = "an encoder and model.cross='attention'" if source_length else 'none'
+        needs = "an encoder and model.cross='attention'" if source_length else 'no encoder'
         raise UserError(
             f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
             f'{model.encoder_depth}'

@@ -40,6 +40,10 @@ MISTAKES = {
     'no checkpoint': (['--config.init_from.path=/nonexistent'], ['init_from.path', 'checkpoint']),
     'labels missing': (['--config.task=classification'], ['labels']),
     'head and task': (['--config.model.head=classifier'], ['labelled data']),
+    'encoder and task': (
+        ['--config.model.encoder_depth=2', '--config.model.cross=attention'],
+        ["task='causal_lm'", 'needs no encoder', 'encoder_depth=2'],
+    ),
     'kernel': (['--config.model.kernel=cudnn'], ['cuDNN needs a GPU']),
     'kernel and dropout': (
         ['--config.model.kernel=fused', '--config.model.mixer=attention(dropout=0.1)'],

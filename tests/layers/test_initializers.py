@@ -47,9 +47,9 @@ def test_mup_scales_as_table_8_says() -> None:
     assert rates['backbone/layers/block_0/ffn_norm/scale'] == rates['inputs/tokens/table'] == 1
 
 
-def test_mup_counts_the_matrices_of_an_encoder_and_of_a_heads_transform_as_hidden() -> None:
+def test_mup_counts_all_matrices_between_embedding_and_logits_as_hidden() -> None:
     shape = {'width': 256, 'head_dim': 4, 'encoder_depth': 2, 'cross': 'attention', 'head': 'mlm'}
-    config = small_config(LENGTH, **shape, init='mup(base_width=64)')
+    config = small_config(LENGTH, **shape, ahead='mtp', init='mup(base_width=64)')
     boxed = abstract_params(build_model(config.model, VOCAB, 0, 'cpu'))
     rates = params_lib.flatten(build_optimizer(config, boxed)[0].rate)
     hidden = {path for path, rate in rates.items() if rate == 1 / 4}
