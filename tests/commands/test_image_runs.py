@@ -101,6 +101,7 @@ MISTAKES = {
     'shares': (['data.source=digits(validation=0.5, test=0.5)'], ['sum below 1']),
     'split': (['evals.validation.split=dev'], ["unknown split of data.source 'dev'"]),
     'shift': (['task=classification(shift=-1)'], ['at least 0, got -1']),
+    'wide shift': (['task=classification(shift=8)'], ['shift=8', '8×8', 'set shift below 8']),
     'sample': (['sample=x'], ["sample='x'", 'writes no text']),
 }
 
