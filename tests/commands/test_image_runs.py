@@ -102,7 +102,7 @@ MISTAKES = {
     'split': (['evals.validation.split=dev'], ["unknown split of data.source 'dev'"]),
     'shift': (['task=classification(shift=-1)'], ['at least 0, got -1']),
     'wide shift': (['task=classification(shift=8)'], ['shift=8', '8×8', 'set shift below 8']),
-    'sample': (['sample=x'], ["sample='x'", 'writes no text']),
+    'sample': (['sample=x'], ["sample='x'", 'only lm generates text', "set sample to ''"]),
 }
 
 
