@@ -208,7 +208,7 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
 
 
 def _check_masks(setup: Outline) -> None:
-    """A task must see what it needs, and not what it predicts."""
+    """A task and a head must see what they need, and not what they predict."""
     model = setup.config.model
     masks = {m: make(MASKS, m, 'model.mask') for m in (s['mask'] for s in layer_specs(model))}
     ahead = [text for text, mask in masks.items() if not mask.causal]
@@ -221,6 +221,11 @@ def _check_masks(setup: Outline) -> None:
         raise UserError(
             f'task={setup.config.task!r} predicts tokens from both sides, of which model.mask='
             f"{next(iter(masks))!r} shows one; use 'full'"
+        )
+    if not ahead and setup.model.make_head.keywords.get('pool') == 'first':
+        raise UserError(
+            f'model.head={model.head!r} reads the first token, to which model.mask='
+            f"{next(iter(masks))!r} shows no other; use the mask 'full', or pool='last' or 'mean'"
         )
 
 

@@ -101,6 +101,10 @@ MISTAKES = {
     'shares': (['data.source=digits(validation=0.5, test=0.5)'], ['sum below 1']),
     'split': (['evals.validation.split=dev'], ["unknown split of data.source 'dev'"]),
     'shift': (['task=classification(shift=-1)'], ['at least 0, got -1']),
+    'first token of a causal model': (
+        ['model.mask=causal', 'model.head=classifier("first")'],
+        ['reads the first token', "model.mask='causal' shows no other", "use the mask 'full'"],
+    ),
     'wide shift': (['task=classification(shift=8)'], ['shift=8', '8×8', 'set shift below 8']),
     'sample': (['sample=x'], ["sample='x'", 'only lm generates text', "set sample to ''"]),
 }
