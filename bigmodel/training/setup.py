@@ -240,7 +240,8 @@ def _check_head(setup: Outline) -> None:
             f'{model.encoder_depth}'
         )
     longest = max(length, source_length)
-    if longest > model.max_length:
+    # Rows of seq_len itself may be longer where a finished run is measured beyond its length.
+    if longest > max(model.max_length, setup.config.data.seq_len):
         raise UserError(
             f'task={setup.config.task!r} makes rows of {longest} tokens, but model.max_length='
             f'{model.max_length}; set it to {longest}'
