@@ -266,6 +266,12 @@ def _check_init_from(setup: Setup) -> None:
         return
     run, step = find_run(source.path, 'init_from.path')
     theirs, ours = load_tokenizer(run / 'tokenizer'), setup.data.tokenizer
+    they_read, we_read = ('tokens' if t.vocab_size else 'images' for t in (theirs, ours))
+    if they_read != we_read:
+        raise UserError(
+            f'init_from.path={source.path!r} was trained on {they_read}, but data.source='
+            f'{setup.config.data.source!r} gives {we_read}; choose another run or source'
+        )
     if theirs.fingerprint != ours.fingerprint:
         raise UserError(
             f'init_from.path={source.path!r} was trained with another tokenizer than '

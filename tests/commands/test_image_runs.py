@@ -71,6 +71,12 @@ def test_a_run_on_images_is_where_another_can_start(run, tmp_path):
     assert main([*ARGS, *changes, f'--workdir={tmp_path / "next"}']) == 0
 
 
+def test_a_run_on_images_does_not_start_from_one_on_text(finished_run, capsys, tmp_path):
+    argv = [*ARGS, f'--config.init_from.path={finished_run}', f'--workdir={tmp_path / "run"}']
+    line = refused(argv, capsys)
+    assert "was trained on tokens, but data.source='digits' gives images" in line
+
+
 def test_commands_of_text_refuse_images(run, capsys, tmp_path):
     assert 'only lm generates text' in refused(['generate', f'--workdir={run}'], capsys)
     picture = f'--picture={tmp_path / "x.png"}'
