@@ -253,7 +253,7 @@ def _check_head(setup: Outline) -> None:
 
     outputs = jax.eval_shape(run, setup.abstract.params)
     if setup.task.labelled != (outputs.ndim == 2):
-        wanted = 'classifier' if setup.task.labelled else 'lm'
+        wanted = 'classifier' if setup.task.labelled else 'mlm' if setup.task.two_sided else 'lm'
         raise UserError(
             f'task={setup.config.task!r} needs model.head={wanted!r}, '
             f'not {setup.config.model.head!r}'
