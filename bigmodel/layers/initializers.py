@@ -96,8 +96,9 @@ class Mup(FanIn):
         return (
             ('head/transform/weight$', hidden),
             ('(inputs|head)/', 1.0),
-            # Their inputs do not grow: taps of a convolution, latents, the features of one head.
-            ('.*(conv|_up|forget|input)/weight$', 1.0),
+            # Their inputs do not grow: taps of a convolution and what makes them, latents, the
+            # features of one head.
+            ('.*(conv|filter/.*|_up|forget|input)/weight$', 1.0),
             ('.*/weight$', hidden),
             ('.*', 1.0),
         )
