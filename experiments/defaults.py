@@ -48,7 +48,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5, …: layers/positions.py
     c.model.mask = ''  # causal, window(size), chunked(size), prefix(length), full
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
-    # the slots below (mask, mixer, position, ffn, block, norm). (): all layers alike.
+    # the model's slots (mask, mixer, cross, position, ffn, block, norm). (): all layers alike.
     c.model.pattern = ()  # ('window(512)', 'layer(mixer="rglru", position="none")')
     c.model.norm = ''  # rmsnorm(plus_one=), layernorm, dyt, none
     c.model.embed_norm = ''  # of the embedded inputs, positions included

@@ -7,17 +7,49 @@ import numpy as np
 import pytest
 
 from bigmodel import config as config_lib
+from bigmodel.commands.train import baselines
 from bigmodel.data.draws import Draws
 from bigmodel.data.plain_tokenizers import ByteTokenizer
+from bigmodel.errors import UserError
+from bigmodel.layers.positions import POSITIONS
 from bigmodel.models import presets
 from bigmodel.models.model import build_model
 from bigmodel.tasks.build import build_task
 from bigmodel.training.optimizers import build_optimizer
 from bigmodel.training.state import abstract_params, init_state
 from bigmodel.training.step import make_train_step
+from experiments import probes
+from experiments.ablations import positions
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / 'experiments'
 CARDS = sorted(p for p in EXPERIMENTS.rglob('*.py') if 'def get_config(' in p.read_text())
+
+ARMS = [
+    *(f'probes.py:{name}' for name in probes.PROBES),
+    *(f'ablations/positions.py:{name}' for name in positions.ENCODINGS),
+    *(f'ablations/mup.py:{width}' for width in (32, 64, 128, 256)),
+    'ablations/mixers.py:mqar',
+]
+
+
+@pytest.mark.parametrize('arm', ARMS)
+def test_every_argument_of_a_card_has_a_model_and_a_name_of_its_own(arm: str) -> None:
+    path, _, name = arm.partition(':')
+    config = config_lib.load(f'{EXPERIMENTS / path}:{name}')
+    assert config.name.endswith(f'-{name}')
+    for each in (config, *baselines(config).values()):
+        presets.resolve(each.model, each.data.seq_len)
+        assert abstract_params(build_model(each.model, 256, 0, 'cpu'))
+
+
+def test_the_card_of_encodings_has_all_of_sequences() -> None:
+    assert set(positions.ENCODINGS) == {name for name in POSITIONS if not name.endswith('_2d')}
+
+
+@pytest.mark.parametrize('width', ['0', 'wide', '40', '-16'])
+def test_a_width_that_cannot_be_is_one_sentence(width: str) -> None:
+    with pytest.raises(UserError, match='must be a multiple of 16'):
+        config_lib.load(f'{EXPERIMENTS / "ablations" / "mup.py"}:{width}')
 
 
 @pytest.mark.parametrize('card', CARDS, ids=lambda p: p.relative_to(EXPERIMENTS).as_posix())

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         data = setup.open_split(args.split)
         eval_step = jax.jit(make_eval_step(setup.model, setup.task))
         values = evaluate(setup, eval_step, params, data, args.batches)
-    values['gzip_bits_per_byte'] = data.store.gzip_bits_per_byte
+    if 'bits_per_byte' in values:
+        values['gzip_bits_per_byte'] = data.store.gzip_bits_per_byte
     print(json.dumps({'run': args.workdir, 'step': step, 'split': args.split, **values}, indent=2))
     return 0

@@ -31,7 +31,7 @@ class Batches:
     Without (evaluation) it is every row once, in order, in `num_batches` batches; these carry
     `valid` float32 (n,), 0 for the rows that fill up the last one (whose other fields are 0).
     `prepare` is given the rows and random numbers that depend on (seed, place in the sequence): new
-    ones in each epoch of training, the same ones in each evaluation.
+    ones in each epoch of training, the same ones in every evaluation, whatever the seed.
     Raises UserError when the batch does not divide among hosts or a training set is too small.
     """
 
@@ -52,7 +52,7 @@ class Batches:
         self._host_rows = batch_size // host_count
         self._host_start = host_index * self._host_rows
         self._order = ShuffledOrder(self.num_rows, seed)
-        self._prepare, self._key = prepare, mix(np.array([seed, shuffle], np.uint64))
+        self._prepare, self._key = prepare, mix(np.array([seed * shuffle, shuffle], np.uint64))
 
     def __call__(self, step: int) -> Batch:
         """Global step -> this host's rows, `batch_size / host_count` of them."""

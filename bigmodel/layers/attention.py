@@ -53,6 +53,7 @@ class Attention(Mixer):
     max_length: int = 1024
 
     contextual = True
+    pair_products = 2
 
     @property
     def weighting(self) -> Callable[..., Weighting]:

@@ -78,15 +78,32 @@ def delta_rule(
         within, before, after = decays(log_decay, start)
         beta, before = beta[..., None], before[..., None]
         unit = jnp.eye(k.shape[-2]) + jnp.tril(beta * within * (k @ k.mT), -1)
-        u = jax.scipy.linalg.solve_triangular(
-            unit, beta * (v - before * (k @ state)), lower=True, unit_diagonal=True
-        )
+        u = unit_inverse(unit) @ (beta * (v - before * (k @ state)))
         o = (q @ k.mT * within) @ u + before * (q @ state)
         return before[..., -1:, :] * state + (k * after[..., None]).mT @ u, o
 
     arrays = (*split((q, k, v, beta, log_decay), chunk), split_starts(starts, q.shape[0], chunk))
     state, o_NBHCV = jax.lax.scan(step, state, arrays)
     return join(o_NBHCV, q.shape[1]), state
+
+
+def unit_inverse(unit: Float[Array, '*s C C']) -> Float[Array, '*s C C']:
+    """The inverse of lower triangular matrices with ones on the diagonal, by halves:
+    [[A, 0], [B, D]]⁻¹ = [[A⁻¹, 0], [−D⁻¹·B·A⁻¹, D⁻¹]].
+    """
+    # Not LAPACK's: jaxlib 0.10 solves a batch in the threads that run the devices, so with as many
+    # host devices as cores each waits for the others for ever.
+    size = unit.shape[-1]
+    if size == 1:
+        return unit
+    if size % 2:
+        rest = [(0, 0)] * (unit.ndim - 2)
+        padded = jnp.pad(unit, [*rest, (0, 1), (0, 1)]).at[..., -1, -1].set(1)
+        return unit_inverse(padded)[..., :size, :size]
+    half = size // 2
+    a, d = unit_inverse(jnp.stack([unit[..., :half, :half], unit[..., half:, half:]]))
+    b = -d @ unit[..., half:, :half] @ a
+    return jnp.block([[a, jnp.zeros_like(a)], [b, d]])
 
 
 def step_decay(

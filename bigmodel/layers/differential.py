@@ -40,6 +40,8 @@ class Differential(Mixer):
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
 
+    pair_products = 2
+
     @property
     def kernel_dim(self) -> int:
         return 2 * self.head_dim  # the values' width

@@ -18,6 +18,8 @@ class Fused(Kernel):
     implementation: ClassVar[Literal['xla', 'cudnn']] = 'xla'
 
     def refusal(self, request: Request) -> str:
+        if request.platform == 'cpu' and request.dtype == 'float16':
+            return 'a CPU has no such products of float16 with float32 sums; use bfloat16'
         if request.dropout:
             return f'it has no dropout of attention weights (asked: {request.dropout})'
         if not request.weights.plain:

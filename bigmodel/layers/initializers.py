@@ -75,9 +75,9 @@ class Mup(FanIn):
     """Maximal update parametrisation for Adam (Yang et al. 2022, "Tensor Programs V", table 8).
 
     At `base_width` it is `fan_in`; at other widths the learning rate that is best there stays best:
-    rates of the matrices between embedding and logits are divided by width/base_width, so are
-    logits, and the head's std is that of the base width. Widen by more heads, not by wider ones:
-    attention keeps 1/√d_k.
+    rates of matrices whose inputs grow are divided by width/base_width, so are logits, and the
+    head's std is that of the base width. Widen by more heads, not by wider ones: attention keeps
+    1/√d_k.
     """
 
     width: int = 0
@@ -92,8 +92,16 @@ class Mup(FanIn):
 
     @property
     def rates(self) -> tuple[tuple[str, float], ...]:
-        hidden = '((encoder/)?backbone/layers/.*|head/transform)/weight$'
-        return ((hidden, self.base_width / self.width), ('.*', 1.0))
+        hidden = self.base_width / self.width
+        return (
+            ('head/transform/weight$', hidden),
+            ('(inputs|head)/', 1.0),
+            # Their inputs do not grow: taps of a convolution and what makes them, latents, the
+            # features of one head.
+            ('.*(conv|filter/.*|_up|forget|input)/weight$', 1.0),
+            ('.*/weight$', hidden),
+            ('.*', 1.0),
+        )
 
 
 def fan_in(role: str, fan_in: int) -> float:

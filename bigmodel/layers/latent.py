@@ -42,6 +42,8 @@ class LatentAttention(Mixer):
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
 
+    pair_products = 2
+
     @property
     def kernel_dim(self) -> int:
         return self.head_dim + self.rope_dim

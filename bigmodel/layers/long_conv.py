@@ -40,6 +40,8 @@ class LongConv(Stateful):
     chunk: Chunk = 64
     max_length: int = 1024
 
+    pair_products = 1
+
     @nn.compact
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         q_BLHK, k_BLHK, v_BLHK = (self._convolved(n, x_BLD, context) for n in 'qkv')

@@ -19,6 +19,7 @@ class Mixer(nn.Module):
     """
 
     contextual = False  # whether it asks its position for a `contextual_bias`
+    pair_products = 0  # products of H·K features over all query–key pairs: a kernel has two
 
     @property
     def kernel_dim(self) -> int:

@@ -15,37 +15,41 @@ from bigmodel.layers.mixers import MIXERS
 from bigmodel.models.heads import HEADS
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.sharding import is_box
-from bigmodel.specs import arguments, make, parse
+from bigmodel.specs import make, parse
 
 
 def flops_per_row(model: ConfigDict, boxed: Any, length: int, source_length: int = 0) -> int:
     """Training FLOPs of a row of `length` tokens, and of a source that an encoder reads.
 
     6 a weight and token, and 12·H·K a layer of attention and query–key pair (Chowdhery et al. 2022,
-    appendix B): no recomputation, no discount for the causal mask. Weights of experts count as
-    often as a token meets them.
+    appendix B), half of that for a long convolution's one product: no recomputation, no discount
+    for the causal mask. Weights of experts count as often as a token meets them, those of labels
+    once.
     """
     products = 0.0
-    for path, weights in _active_weights(model, boxed):
+    for path, names, weights in _active_weights(model, boxed):
         of_source = path.startswith('encoder/') or re.search(r'/cross/[kv]/', path)
-        products += 6 * weights * (source_length if of_source else length)
+        tokens = source_length if of_source else length
+        products += 6 * weights * (1 if 'labels' in names else tokens)
     layers, encoder = layer_specs(model), encoder_specs(model)
-    pairs = _attending(layers, 'mixer') * model.depth * length**2
-    pairs += _attending(layers, 'cross') * model.depth * length * source_length
-    pairs += _attending(encoder, 'mixer') * model.encoder_depth * source_length**2
-    pairs += _attending(layers[-1:], 'mixer') * _tokens_ahead(boxed) * length**2
-    return round(products + 12 * pairs * model.num_heads * model.head_dim)
+    pairs = _products(layers, 'mixer') * model.depth * length**2
+    pairs += _products(layers, 'cross') * model.depth * length * source_length
+    pairs += _products(encoder, 'mixer') * model.encoder_depth * source_length**2
+    ahead = _products(layers[-1:], 'mixer') * length**2
+    ahead += _products(layers[-1:], 'cross') * length * source_length
+    pairs += _tokens_ahead(boxed) * ahead
+    return round(products + 6 * pairs * model.num_heads * model.head_dim)
 
 
-def _attending(layers: Sequence[Mapping[str, str]], slot: str) -> float:
-    """The share of layers whose mixer or cross-attention looks at every query–key pair."""
+def _products(layers: Sequence[Mapping[str, str]], slot: str) -> float:
+    """How many products over all query–key pairs a mixer or cross-attention has, in the mean."""
     table = {'mixer': MIXERS, 'cross': CROSSES}[slot]
     parts = [table[parse(specs[slot]).name] for specs in layers if specs[slot]]
-    return sum('kernel' in arguments(part) for part in parts) / max(len(layers), 1)
+    return sum(part.pair_products for part in parts) / max(len(layers), 1)
 
 
-def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[tuple[str, float]]:
-    """How many numbers of each weight a token is multiplied with, by path."""
+def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """How many numbers of each weight a token is multiplied with, by path, with the axes."""
     sides = {'backbone': layer_specs(model), 'encoder': encoder_specs(model)}
     ffns = {k: [make(FFNS, s['ffn'], 'model.ffn') for s in v] for k, v in sides.items()}
     last = ffns['backbone'][-1]  # of what predicts tokens ahead
@@ -58,16 +62,15 @@ def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[tuple[str, float]
     for path, box in boxes.items():
         if path.endswith('/weight'):
             used = times.get(path.split('/')[0], 1)
-            if 'experts' in box.names[:2]:
+            # The first axis of experts' own matrices, beside that of the layers; a router's last.
+            if next(axis for axis in box.names if axis != 'layers') == 'experts':
                 side, number = re.search(r'^(\w+)/.*?block_(\d+)/ffn/', path).groups()
                 used *= (ffns[side][int(number)] if side in sides else last).active_share()
-            yield path, used * math.prod(box.value.shape)
+            yield path, box.names, used * math.prod(box.value.shape)
     head = make(HEADS, model.head, 'model.head', vocab_size=0, num_ids=0, num_labels=0)
     if getattr(head, 'tied', False):
-        yield (
-            'inputs/tokens/table',
-            times['head'] * math.prod(boxes['inputs/tokens/table'].value.shape),
-        )
+        path = 'inputs/tokens/table'
+        yield path, boxes[path].names, times['head'] * math.prod(boxes[path].value.shape)
 
 
 def _tokens_ahead(boxed: Any) -> int:

@@ -21,7 +21,7 @@ from bigmodel.layers.cross import CROSSES
 from bigmodel.layers.feedforward import ACTIVATIONS
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.initializers import INITS, Parametrisation
-from bigmodel.layers.inputs import INPUTS, Inputs
+from bigmodel.layers.inputs import INPUTS, Inputs, Tokens
 from bigmodel.layers.kernels import KERNELS, Choose, choose
 from bigmodel.layers.losses import LOSSES, REPORTS, mean_reports, total_losses
 from bigmodel.layers.masks import MASKS
@@ -136,9 +136,10 @@ def build_model(
 def _all_layers(
     model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+    of_encoder = {**known, 'init': make_init(model, model.encoder_depth)}
     return (
         build_layers(model, known, platform, choose),
-        build_encoder(model, known, platform, choose),
+        build_encoder(model, of_encoder, platform, choose),
     )
 
 
@@ -172,6 +173,8 @@ def _ahead(
         why = f'model.ahead={model.ahead!r} predicts later tokens'
         if not hasattr(HEADS[parse(model.head).name], 'tied'):
             raise UserError(f"{why}: it needs model.head='lm', not {model.head!r}")
+        if INPUTS[parse(model.inputs).name].key != Tokens.key:
+            raise UserError(f"{why}: it needs model.inputs='tokens', not {model.inputs!r}")
         for layer in layers:
             if not layer.causal:
                 raise UserError(f'{why}, which model.mask={layer.specs["mask"]!r} shows')
@@ -183,9 +186,10 @@ def _ahead(
     return ahead
 
 
-def make_init(model: ConfigDict) -> Parametrisation:
-    """The initialisation that `model.init` names."""
-    return make(INITS, model.init, 'model.init', depth=model.depth, width=model.width)
+def make_init(model: ConfigDict, depth: int = 0) -> Parametrisation:
+    """The initialisation that `model.init` names, of `depth` layers (0: the model's own)."""
+    depth = depth or model.depth
+    return make(INITS, model.init, 'model.init', depth=depth, width=model.width)
 
 
 def _known(model: ConfigDict, vocab_size: int, num_labels: int, platform: str) -> dict[str, Any]:

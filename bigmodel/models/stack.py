@@ -33,6 +33,7 @@ class Layer:
     specs: Mapping[str, str]
     make: Callable[..., nn.Module]
     kernel: str  # '' for a mixer that has none
+    cross_kernel: str  # '' without cross-attention
     causal: bool  # whether its mask is
     carries: Mapping[str, tuple[int, ...]]  # what its mixer hands to later layers
 
@@ -95,12 +96,22 @@ def build_encoder(
     model: ConfigDict, known: Mapping[str, Any], platform: str, choose: Choose
 ) -> tuple[Layer, ...]:
     """`build_layers` of the encoder; () without one."""
+    if model.encoder_pattern and not model.encoder_depth:
+        raise UserError(
+            f'model.encoder_pattern={tuple(model.encoder_pattern)} is of an encoder, but '
+            f'model.encoder_depth=0; set it, or leave the pattern out'
+        )
     try:
         layers = tuple(
             _layer(model, specs, known, platform, choose) for specs in encoder_specs(model)
         )
     except UserError as e:
         raise UserError(f'the encoder, whose layers model.encoder_pattern changes: {e}') from e
+    for cross in (layer.specs['cross'] for layer in layers if layer.specs['cross']):
+        raise UserError(
+            f'model.encoder_pattern has cross={cross!r}, but an encoder has no other one to read; '
+            f'leave it out'
+        )
     if layers and not any(specs['cross'] for specs in layer_specs(model)):
         raise UserError(
             f'model.encoder_depth={model.encoder_depth}, but no layer of the decoder reads the '
@@ -177,15 +188,15 @@ def _layer(
         kernel, part = choose(model.kernel, request)
         mixer = partial(mixer, kernel=part)
     _refuse(mixer().refusal(), 'model.mixer', specs['mixer'])
-    mixers = {'mixer': mixer}
+    mixers, cross_kernel = {'mixer': mixer}, ''
     if specs['cross']:
-        mixers['cross'] = _cross(model, specs['cross'], known, platform, choose)
+        cross_kernel, mixers['cross'] = _cross(model, specs['cross'], known, platform, choose)
     ffn = bind(FFNS, specs['ffn'], 'model.ffn', dropout=model.dropout, **known)
     _refuse(ffn().refusal(), 'model.ffn', specs['ffn'])
     _check_mask(specs, mask, position, ffn())
     norm = bind(NORMS, specs['norm'], 'model.norm', axis='embed')
     block = bind(BLOCKS, specs['block'], 'model.block', mixers=mixers, ffn=ffn, norm=norm, **known)
-    return Layer(specs, block, kernel, mask.causal, mixer().carries())
+    return Layer(specs, block, kernel, cross_kernel, mask.causal, mixer().carries())
 
 
 def _attention_fields(model: ConfigDict) -> dict[str, Any]:
@@ -200,7 +211,7 @@ def _attention_fields(model: ConfigDict) -> dict[str, Any]:
 
 def _cross(
     model: ConfigDict, spec: str, known: Mapping[str, Any], platform: str, choose: Choose
-) -> Callable[..., nn.Module]:
+) -> tuple[str, Callable[..., nn.Module]]:
     cross = bind(
         CROSSES,
         spec,
@@ -217,7 +228,8 @@ def _cross(
     request = Request(
         Full(), False, dropout, platform, dtype, weighting, head_dim=cross().kernel_dim
     )
-    return partial(cross, kernel=choose(model.kernel, request)[1])
+    kernel, part = choose(model.kernel, request)
+    return kernel, partial(cross, kernel=part)
 
 
 def _check_mask(specs: Mapping[str, str], mask: Mask, position: Position, ffn: FeedForward) -> None:
@@ -243,7 +255,8 @@ def overrides(position: type[Position], hook: str) -> bool:
 
 def kernel_names(layers: tuple[Layer, ...]) -> str:
     """The kernels of the layers, for the log and `run.json`."""
-    return '+'.join(sorted({layer.kernel for layer in layers if layer.kernel})) or 'none'
+    names = {name for layer in layers for name in (layer.kernel, layer.cross_kernel)}
+    return '+'.join(sorted(names - {''})) or 'none'
 
 
 def _check_position_is_used(model: ConfigDict, layers: tuple[Layer, ...], pattern: str) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bigmodel.data.draws import Draws
+from bigmodel.errors import UserError
 
 Images = UInt8[np.ndarray, 'n height width channels']
 
@@ -11,9 +12,15 @@ Images = UInt8[np.ndarray, 'n height width channels']
 def shifted(images: Images, draws: Draws, most: int) -> Images:
     """Each image moved by −most to most pixels down and to the right, black beyond its borders.
 
-    As cropping an image that was padded by `most` (Lee et al. 2015).
+    As cropping an image that was padded by `most` (Lee et al. 2015). Raises UserError where that
+    could leave nothing of an image.
     """
     n, height, width, _ = images.shape
+    if most >= min(height, width):
+        raise UserError(
+            f'task: classification(shift={most}) can move images of {height}×{width} pixels out of '
+            f'sight; set shift below {min(height, width)}'
+        )
     down, right = draws.below(2 * most + 1, 2).T[:, :, None]
     padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
     rows, columns = down + np.arange(height), right + np.arange(width)

@@ -5,6 +5,7 @@ an optax transformation. Clipping, decay, schedule and multipliers are added in 
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -67,7 +68,7 @@ def muon(
     Updates are scaled to an RMS of `rms`, so that AdamW's learning rates carry over (Liu et al.
     2025, §2.2).
     """
-    dims = jax.tree.map(_matrix_dims, axes, is_leaf=_is_axes)
+    dims = jax.tree.map(_matrix_dims, _of_blocks(axes), is_leaf=_is_axes)
     kinds = jax.tree.map(lambda d: 'muon' if _is_dims(d) else 'adam', dims, is_leaf=_is_slot)
     matrices = optax.chain(
         contrib.scale_by_muon(beta=beta, weight_dimension_numbers=lambda _: dims),
@@ -92,15 +93,28 @@ def _is_slot(x: Any) -> bool:
     return _is_dims(x) or isinstance(x, optax.MaskedNode)
 
 
+def _of_blocks(axes: Any) -> Any:
+    """The axes of the weights of blocks, and () for all others.
+
+    Layers that share their weights, and those of tokens ahead, are not stacked on 'layers'.
+    """
+
+    def one(path: tuple, names: tuple[str, ...]) -> tuple[str, ...]:
+        inside = any(str(getattr(key, 'key', '')).startswith('block_') for key in path)
+        return names if inside or names[:1] == ('layers',) else ()
+
+    return jax.tree_util.tree_map_with_path(one, axes, is_leaf=_is_axes)
+
+
 def _matrix_dims(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | optax.MaskedNode:
     """Which dims of a block's weight are inputs and outputs; a MaskedNode for everything else.
 
-    Weights of blocks are stacked on 'layers', those of experts also on 'experts'; a projection into
-    the residual stream ends in 'embed' and contracts all other dims, any other one contracts
+    Weights of layers may be stacked on 'layers', those of experts also on 'experts'; a projection
+    into the residual stream ends in 'embed' and contracts all other dims, any other one contracts
     'embed' first. Frozen parameters have no axes.
     """
     first = _stacked(axes)
-    if len(axes) < first + 2 or not first or 'embed' not in axes:
+    if len(axes) < first + 2 or 'embed' not in axes:
         return optax.MaskedNode()
     if axes[-1] == 'embed':
         return contrib.MuonDimensionNumbers(tuple(range(first, len(axes) - 1)), (len(axes) - 1,))
@@ -109,7 +123,7 @@ def _matrix_dims(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | optax.
 
 def _stacked(axes: tuple[str, ...]) -> int:
     """How many leading dims number matrices: layers, and the experts of a layer."""
-    return 0 if axes[:1] != ('layers',) else 2 if axes[1:2] == ('experts',) else 1
+    return len(list(itertools.takewhile(lambda axis: axis in ('layers', 'experts'), axes)))
 
 
 def _per_layer(axes: Any, direction: Direction, min_dim: int) -> Direction:
@@ -118,6 +132,8 @@ def _per_layer(axes: Any, direction: Direction, min_dim: int) -> Direction:
     Each expert of a layer has a matrix of its own. Weights with fewer inputs or outputs than
     `min_dim` are left in their shape, and so are those outside of blocks.
     """
+
+    axes = _of_blocks(axes)
 
     def prepare(names: tuple[str, ...], x: jax.Array) -> jax.Array:
         dims = _matrix_dims(names)

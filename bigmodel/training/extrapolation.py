@@ -5,6 +5,7 @@ Press et al. 2021 ("Train Short, Test Long") compare position encodings in this 
 
 import itertools
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -78,6 +79,17 @@ def table(sums: ByPosition, trained: int, bins: int = 16) -> list[Row]:
     return rows
 
 
+def summary(rows: list[Row], trained: int) -> str:
+    """The mean loss at positions that the run trained on, and beyond them."""
+    parts = []
+    for beyond, where in ((False, f'up to {trained} tokens'), (True, 'beyond')):
+        chosen = [r for r in rows if r['beyond'] == beyond]
+        tokens = sum(r['tokens'] for r in chosen)
+        if tokens:
+            parts.append(f'{sum(r["nll"] * r["tokens"] for r in chosen) / tokens:.3f} {where}')
+    return 'loss ' + ', '.join(parts)
+
+
 def draw(tables: dict[str, list[Row]], trained: int, picture: pathlib.Path) -> None:
     """Draws loss and accuracy against the position, a line a run, with the training length."""
     import matplotlib
@@ -86,15 +98,34 @@ def draw(tables: dict[str, list[Row]], trained: int, picture: pathlib.Path) -> N
     from matplotlib import pyplot as plt
 
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.5))
+    # Colours first, then dashes: 30 lines differ.
+    lines = plt.cycler(linestyle=['-', '--', ':']) * plt.cycler(color=plt.cm.tab10.colors)
     for ax, key, label in zip(axes, ('nll', 'accuracy'), ('loss (nats)', 'accuracy'), strict=True):
-        for name, rows in tables.items():
+        ax.set_prop_cycle(lines)
+        for name, rows in zip(_labels(tables), tables.values(), strict=True):
             middle = [(r['begin'] + r['end']) / 2 for r in rows]
             ax.plot(middle, [r[key] for r in rows], marker='o', markersize=3, label=name)
         ax.axvline(trained, color='grey', linestyle='--', linewidth=1)
-        ax.set(xlabel='position in the document (tokens)', ylabel=label)
+        ax.set(xlabel='position (tokens)', ylabel=label)
         ax.grid(alpha=0.3)
-    axes[0].legend()
-    axes[0].set_title(f'dashed: training length, {trained} tokens', fontsize=10)
+    # The legend lists the lines as they end, from the highest loss down.
+    handles, names = axes[0].get_legend_handles_labels()
+    order = sorted(range(len(names)), key=lambda i: -handles[i].get_ydata()[-1])
     fig.tight_layout()
-    fig.savefig(picture, dpi=120)
+    axes[1].legend(
+        [handles[i] for i in order],
+        [names[i] for i in order],
+        loc='center left',
+        bbox_to_anchor=(1.02, 0.5),
+    )
+    axes[0].set_title(f'dashed: training length, {trained} tokens', fontsize=10)
+    fig.savefig(picture, dpi=120, bbox_inches='tight')
     plt.close(fig)
+
+
+def _labels(names: Iterable[str]) -> list[str]:
+    """Names without the folders that all of them share."""
+    paths = [pathlib.PurePath(name).parts for name in names]
+    levels = zip(*(parts[:-1] for parts in paths), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
+    return ['/'.join(parts[shared:]) for parts in paths]

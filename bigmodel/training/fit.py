@@ -3,6 +3,7 @@
 import numpy as np
 
 from bigmodel.config import ConfigDict
+from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Data
 from bigmodel.errors import UserError
 from bigmodel.layers.inputs import INPUTS
@@ -26,6 +27,7 @@ def check_inputs(config: ConfigDict, task: Task, model: Model, data: Data) -> No
             f'task={config.task!r} reads {_either(task.reads)}, but data.source='
             f'{config.data.source!r} gives {KINDS[kind]}; choose another task or source'
         )
+    task.augment(row, Draws(np.zeros(1, np.uint64)))  # raises for rows that it cannot change
     if inputs.key != kind:
         fitting = [name for name, part in INPUTS.items() if part.key == kind]
         raise UserError(

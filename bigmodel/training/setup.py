@@ -210,7 +210,7 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
 
 
 def _check_masks(setup: Outline) -> None:
-    """A task must see what it needs, and not what it predicts."""
+    """A task and a head must see what they need, and not what they predict."""
     model = setup.config.model
     masks = {m: make(MASKS, m, 'model.mask') for m in (s['mask'] for s in layer_specs(model))}
     ahead = [text for text, mask in masks.items() if not mask.causal]
@@ -224,11 +224,10 @@ def _check_masks(setup: Outline) -> None:
             f'task={setup.config.task!r} predicts tokens from both sides, of which model.mask='
             f"{next(iter(masks))!r} shows one; use 'full'"
         )
-
-    if setup.config.sample and not setup.task.causal:
+    if not ahead and setup.model.make_head.keywords.get('pool') == 'first':
         raise UserError(
-            f'sample={setup.config.sample!r}: a model of task={setup.config.task!r} writes no '
-            f"text; set sample to ''"
+            f'model.head={model.head!r} reads the first token, to which model.mask='
+            f"{next(iter(masks))!r} shows no other; use the mask 'full', or pool='last' or 'mean'"
         )
 
 
@@ -237,13 +236,14 @@ def _check_head(setup: Outline) -> None:
     model = setup.config.model
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
-        needs = "an encoder and model.cross='attention'" if source_length else 'none'
+        needs = "an encoder and model.cross='attention'" if source_length else 'no encoder'
         raise UserError(
             f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
             f'{model.encoder_depth}'
         )
     longest = max(length, source_length)
-    if longest > model.max_length:
+    # Rows of seq_len itself may be longer where a finished run is measured beyond its length.
+    if longest > max(model.max_length, setup.config.data.seq_len):
         raise UserError(
             f'task={setup.config.task!r} makes rows of {longest} tokens, but model.max_length='
             f'{model.max_length}; set it to {longest}'
@@ -255,7 +255,7 @@ def _check_head(setup: Outline) -> None:
 
     outputs = jax.eval_shape(run, setup.abstract.params)
     if setup.task.labelled != (outputs.ndim == 2):
-        wanted = 'classifier' if setup.task.labelled else 'lm'
+        wanted = 'classifier' if setup.task.labelled else 'mlm' if setup.task.two_sided else 'lm'
         raise UserError(
             f'task={setup.config.task!r} needs model.head={wanted!r}, '
             f'not {setup.config.model.head!r}'
@@ -281,6 +281,12 @@ def _check_init_from(setup: Setup) -> None:
         return
     run, step = find_run(source.path, 'init_from.path')
     theirs, ours = load_tokenizer(run / 'tokenizer'), setup.data.tokenizer
+    they_read, we_read = ('tokens' if t.vocab_size else 'images' for t in (theirs, ours))
+    if they_read != we_read:
+        raise UserError(
+            f'init_from.path={source.path!r} was trained on {they_read}, but data.source='
+            f'{setup.config.data.source!r} gives {we_read}; choose another run or source'
+        )
     if theirs.fingerprint != ours.fingerprint:
         raise UserError(
             f'init_from.path={source.path!r} was trained with another tokenizer than '

@@ -40,6 +40,10 @@ MISTAKES = {
     'no checkpoint': (['--config.init_from.path=/nonexistent'], ['init_from.path', 'checkpoint']),
     'labels missing': (['--config.task=classification'], ['labels']),
     'head and task': (['--config.model.head=classifier'], ['labelled data']),
+    'encoder and task': (
+        ['--config.model.encoder_depth=2', '--config.model.cross=attention'],
+        ["task='causal_lm'", 'needs no encoder', 'encoder_depth=2'],
+    ),
     'kernel': (['--config.model.kernel=cudnn'], ['cuDNN needs a GPU']),
     'kernel and dropout': (
         ['--config.model.kernel=fused', '--config.model.mixer=attention(dropout=0.1)'],
@@ -88,6 +92,22 @@ def test_a_mistake_is_one_line_and_leaves_no_run_behind(name, text, capsys, tmp_
 def test_extrapolate_refuses(argv, word, finished_run, capsys):
     argv = [str(finished_run) if a == 'RUN' else a for a in argv]
     assert word in refused(['extrapolate', *argv], capsys)
+
+
+def test_extrapolate_names_the_run_whose_learned_positions_end(text, tmp_path, capsys):
+    run = tmp_path / 'learned'
+    learned = '--config.model.position=learned'
+    assert main(['train', *base(text), learned, f'--workdir={run}']) == 0
+    capsys.readouterr()
+    line = refused(['extrapolate', str(run)], capsys)
+    assert f'{run} has learned positions for 16 tokens, not 64; leave it out' in line
+
+
+def test_extrapolate_names_a_position_that_does_not_fit_the_run(finished_run, capsys):
+    line = refused(['extrapolate', f'{finished_run}@ropy'], capsys)
+    assert "'ropy'" in line and "Did you mean 'rope'?" in line
+    line = refused(['extrapolate', f'{finished_run}@t5'], capsys)
+    assert 'buckets' in line
 
 
 def test_an_empty_data_file(text, capsys, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from bigmodel.commands.main import COMMANDS, main
+from bigmodel.training.extrapolation import _labels
 from tests.commands.conftest import ROOT, base
 
 
@@ -87,7 +88,7 @@ def test_evaluate_repeats_the_last_evaluation_of_the_run(finished_run, capsys):
     assert main(['evaluate', f'--workdir={finished_run}', '--batches=1']) == 0
     values = json.loads(capsys.readouterr().out)
     result = json.loads((finished_run / 'result.json').read_text())['metrics']['validation']
-    assert values['step'] == 2
+    assert values['step'] == 2 and values['gzip_bits_per_byte'] > 0
     for key in ('loss', 'accuracy', 'bits_per_byte'):
         assert values[key] == result[key]
 
@@ -112,6 +113,24 @@ def test_extrapolate_goes_beyond_the_training_length(finished_run, tmp_path, cap
     (rows,) = json.loads(capsys.readouterr().out)['runs'].values()
     assert [r['beyond'] for r in rows] == [r['end'] > 16 for r in rows]
     assert rows[-1]['end'] == 64
+
+
+def test_extrapolate_reads_a_run_with_another_position(finished_run, tmp_path, capsys):
+    """A stretched encoding changes the loss, and one that changes nothing leaves it alone."""
+    plain, stretched = str(finished_run), f'{finished_run}@rope(scaling="linear", factor=4)'
+    same = f'{finished_run}@rope(scaling="linear", factor=1)'
+    picture = f'--picture={tmp_path / "x.png"}'
+    assert main(['extrapolate', plain, stretched, same, '--batches=2', picture]) == 0
+    out, err = capsys.readouterr()
+    runs = json.loads(out)['runs']
+    assert runs[plain] == runs[same] != runs[stretched]
+    assert f'{stretched}: loss ' in err and 'up to 16 tokens' in err and 'beyond' in err
+
+
+def test_labels_of_lines_leave_out_the_folders_that_all_share():
+    runs = ['a/b/rope', 'a/b/rope@rope(factor=4)', 'a/c/rope']
+    assert _labels(runs) == ['b/rope', 'b/rope@rope(factor=4)', 'c/rope']
+    assert _labels(['/a/rope']) == ['rope'] and _labels(['rope', 'a/rope']) == ['rope', 'a/rope']
 
 
 def test_generate_is_a_function_of_its_seed(finished_run, capsys):

@@ -68,7 +68,10 @@ def test_what_an_encoder_decoder_cannot_do_is_said(t5_run, text, capsys):
     ('changes', 'words'),
     [
         (['--config.task=span_corruption'], ['needs an encoder', 'encoder_depth=0']),
-        (['--config.model.size=t5-small'], ["task='causal_lm' needs none", 'encoder_depth=6']),
+        (
+            ['--config.model.size=t5-small'],
+            ["task='causal_lm' needs no encoder", 'encoder_depth=6'],
+        ),
         ([*SMALL, '--config.model.mask=full'], ["model.mask='full'", "use 'causal'"]),
         ([*SMALL, '--config.data.seq_len=1'], ['data.seq_len=1', 'rows of 2 tokens']),
         ([*SMALL, '--config.data.seq_len=512'], ['26 spans', 'sentinels=27']),

@@ -46,6 +46,7 @@ def test_a_run_on_images_keeps_the_contract_and_is_evaluated_again(run, capsys):
     assert json.loads((run / 'run.json').read_text())['tokens_per_step'] == 8 * 17
     assert main(['evaluate', f'--workdir={run}', '--batches=2']) == 0
     again = json.loads(capsys.readouterr().out)
+    assert 'gzip_bits_per_byte' not in again  # there is no text to compress
     assert {k: again[k] for k in ('loss', 'accuracy')} == {
         k: values[k] for k in ('loss', 'accuracy')
     }
@@ -68,6 +69,12 @@ def test_a_run_on_images_is_where_another_can_start(run, tmp_path):
     changes = [f'--config.init_from.path={run}', '--config.num_steps=1']
     changes += ["--config.init_from.restore=(('head/.*', False), ('.*', True))"]
     assert main([*ARGS, *changes, f'--workdir={tmp_path / "next"}']) == 0
+
+
+def test_a_run_on_images_does_not_start_from_one_on_text(finished_run, capsys, tmp_path):
+    argv = [*ARGS, f'--config.init_from.path={finished_run}', f'--workdir={tmp_path / "run"}']
+    line = refused(argv, capsys)
+    assert "was trained on tokens, but data.source='digits' gives images" in line
 
 
 def test_commands_of_text_refuse_images(run, capsys, tmp_path):
@@ -101,7 +108,12 @@ MISTAKES = {
     'shares': (['data.source=digits(validation=0.5, test=0.5)'], ['sum below 1']),
     'split': (['evals.validation.split=dev'], ["unknown split of data.source 'dev'"]),
     'shift': (['task=classification(shift=-1)'], ['at least 0, got -1']),
-    'sample': (['sample=x'], ["sample='x'", 'writes no text']),
+    'first token of a causal model': (
+        ['model.mask=causal', 'model.head=classifier("first")'],
+        ['reads the first token', "model.mask='causal' shows no other", "use the mask 'full'"],
+    ),
+    'wide shift': (['task=classification(shift=8)'], ['shift=8', '8×8', 'set shift below 8']),
+    'sample': (['sample=x'], ["sample='x'", 'only lm generates text', "set sample to ''"]),
 }
 
 

@@ -147,17 +147,3 @@ def test_labels_are_demanded_or_explained(stdlib_config, texts, make_config):
     config = make_config(path=f'{texts}/*', packing='windows')
     with pytest.raises(UserError, match=r"source='text' has none"):
         open_data(config, 'train', length=16, labelled=True)
-
-
-@pytest.mark.parametrize('length', [65, 257])
-def test_throughput(stdlib_config, length):
-    stdlib_config.batch_size = 64
-    batches = open_data(stdlib_config, 'train', length=length, overlap=1).batches
-    batches(0)
-    best = 0.0
-    for attempt in range(3):
-        start = time.perf_counter()
-        for step in range(100):
-            batches(100 * attempt + step)
-        best = max(best, 100 * 64 * length / (time.perf_counter() - start))
-    assert best > 5e6  # tokens a second; 38 and 77 million measured on an idle core

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from bigmodel import params as params_lib
 from bigmodel.layers.initializers import INITS
+from bigmodel.layers.mixers import MIXERS
 from bigmodel.models.model import apply, build_model, init_params
 from bigmodel.specs import make
 from bigmodel.tasks.build import build_task
@@ -46,13 +47,48 @@ def test_mup_scales_as_table_8_says() -> None:
     assert rates['backbone/layers/block_0/ffn_norm/scale'] == rates['inputs/tokens/table'] == 1
 
 
-def test_mup_counts_the_matrices_of_an_encoder_and_of_a_heads_transform_as_hidden() -> None:
+def test_mup_counts_all_matrices_between_embedding_and_logits_as_hidden() -> None:
     shape = {'width': 256, 'head_dim': 4, 'encoder_depth': 2, 'cross': 'attention', 'head': 'mlm'}
-    config = small_config(LENGTH, **shape, init='mup(base_width=64)')
+    config = small_config(LENGTH, **shape, ahead='mtp', init='mup(base_width=64)')
     boxed = abstract_params(build_model(config.model, VOCAB, 0, 'cpu'))
     rates = params_lib.flatten(build_optimizer(config, boxed)[0].rate)
     hidden = {path for path, rate in rates.items() if rate == 1 / 4}
     assert hidden == {path for path in rates if path.endswith('weight')}
+
+
+GROWING = {
+    **{name: {'mixer': name, 'position': 'none'} for name in MIXERS},
+    'mla': {'mixer': 'mla(rank=8, q_rank=8, rope_dim=4)'},
+    'moe': {'ffn': 'moe(experts=4, top_k=1, shared=1)'},
+    'encoder': {'encoder_depth': 2, 'cross': 'attention'},
+    'tied': {'head': 'lm(tied=True)'},
+}
+
+
+@pytest.mark.parametrize('part', GROWING)
+def test_rates_fall_as_variances_do(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For Adam, table 8 gives each weight's rate and variance the same power of the width."""
+    monkeypatch.setattr(nn.initializers, 'normal', nn.initializers.constant)  # shows the std
+
+    def build(width: int) -> tuple[dict[str, float], dict[str, float]]:
+        heads = {'num_heads': width // 8, 'num_kv_heads': width // 8, 'head_dim': 8}
+        slots = {'init': 'mup(base_width=96)', 'head': 'lm(tied=False)'} | GROWING[part]
+        config = small_config(LENGTH, width=width, **heads, **slots)
+        model = build_model(config.model, VOCAB, 0, 'cpu')
+        rates = build_optimizer(config, abstract_params(model))[0].rate
+        params = nn.unbox(quick_jit(lambda: init_params(model, jax.random.key(0)))())
+        return params_lib.flatten(params), params_lib.flatten(rates)
+
+    (narrow, narrow_rates), (wide, wide_rates) = (
+        build(96),
+        build(384),
+    )  # the hidden widths grow alike
+    weights = [path for path in wide if path.endswith(('/weight', '/table'))]
+    assert {wide_rates[path] for path in weights} == {1, 1 / 4}
+    assert {wide_rates[path] for path in wide} - {1} == {1 / 4}
+    for path in weights:
+        stds = float(jnp.max(wide[path])) / float(jnp.max(narrow[path]))
+        assert wide_rates[path] / narrow_rates[path] == pytest.approx(stds**2, rel=1e-5), path
 
 
 @functools.cache

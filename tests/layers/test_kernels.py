@@ -205,6 +205,7 @@ def test_attend_backward_is_autodiffs(dropped: bool) -> None:
     ('spec', 'change', 'reason'),
     [
         ('fused', {'dropout': 0.1}, r"'fused' .*dropout .*0\.1"),
+        ('fused', {'dtype': 'float16'}, r"'fused' .*a CPU .*float16"),
         ('blockwise', {'dropout': 0.1}, r"'blockwise' .*dropout .*0\.1"),
         ('cudnn', {}, 'cuDNN needs a GPU, this is cpu'),
         ('cudnn', {'platform': 'tpu'}, 'cuDNN needs a GPU, this is tpu'),

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from bigmodel import params as params_lib
 from bigmodel.layers.coordinates import Context, Coordinates
+from bigmodel.layers.delta import unit_inverse
 from bigmodel.layers.long_conv import convolve
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.specs import make
@@ -332,3 +333,25 @@ def test_a_long_convolution_in_blocks_of_blocks_is_the_sum_over_pairs(
     )
     for g, w in zip(got, want, strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4)  # sums of up to 300 products
+
+
+@pytest.mark.parametrize('spec', REFERENCES)
+def test_no_step_calls_lapack(spec):
+    """jaxlib solves batches in the threads of the host devices: with two on two cores, for ever."""
+
+    def loss(params: Params, x: jax.Array) -> jax.Array:
+        return jnp.sum(mixer(spec).apply({'params': params}, x, context()) ** 2)
+
+    text = jax.jit(jax.grad(loss)).lower(random_params(spec), x_BLD()).as_text()
+    assert 'stablehlo' in text and 'lapack' not in text
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 24, 65])
+def test_the_inverse_by_halves_also_of_equal_keys(size):
+    rng = np.random.default_rng(0)
+    k = rng.standard_normal((2, size, K))
+    k[1] = k[1, :1]  # whose powers, which a series would sum, grow like binomials
+    k /= np.linalg.norm(k, axis=-1, keepdims=True)
+    unit = np.eye(size) + 0.9 * np.tril(k @ k.swapaxes(-1, -2), -1)
+    found = unit_inverse(jnp.asarray(unit, jnp.float32))
+    np.testing.assert_allclose(found, np.linalg.inv(unit), rtol=1e-5, atol=1e-5)

@@ -90,3 +90,15 @@ def test_flops_count_the_layer_ahead_and_the_heads_second_use() -> None:
     layer = 2 * width * heads + 2 * width * kv + 3 * width * hidden
     added = 6 * LENGTH * (layer + 2 * width * width + width * vocab) + 12 * heads * LENGTH**2
     assert flops('mtp') - flops('none') == added
+
+
+def test_flops_count_the_layer_aheads_look_at_the_source() -> None:
+    def flops(source_length: int, spec: str) -> int:
+        model = {'ahead': spec, 'encoder_depth': 2, 'cross': 'attention'}
+        boxed = abstract_params(small_model(LENGTH, **model))
+        return flops_per_row(small_config(LENGTH, **model).model, boxed, LENGTH, source_length)
+
+    width, heads, kv, source = 16, 16, 8, 6
+    added = [flops(n, 'mtp') - flops(n, 'none') for n in (0, source)]
+    # Keys and values of the source, and its pairs with the queries.
+    assert added[1] - added[0] == 6 * source * 2 * width * kv + 12 * heads * LENGTH * source

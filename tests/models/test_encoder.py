@@ -11,8 +11,15 @@ from flax import linen as nn
 
 from bigmodel.errors import UserError
 from bigmodel.models.encoder import Source
-from bigmodel.models.model import Model, apply, apply_cached, init_params
-from tests.small import CPU_KERNELS, quick_jit, random_params, random_tokens, small_model
+from bigmodel.models.model import Model, apply, apply_cached, init_params, kernel_name
+from tests.small import (
+    CPU_KERNELS,
+    quick_jit,
+    random_params,
+    random_tokens,
+    small_config,
+    small_model,
+)
 
 LENGTH, SOURCE = 8, 6
 # Logits are of order 1 to 10, from four layers of float32 sums in another order.
@@ -99,12 +106,24 @@ def test_projections_start_by_their_roles(branch: str) -> None:
     ('model', 'message'),
     [
         ({'cross': 'attention'}, "model.cross='attention' reads an encoder, but"),
+        (
+            {'encoder_pattern': ('full',)},
+            "model.encoder_pattern=.'full',. .* model.encoder_depth=0",
+        ),
         ({'encoder_depth': 2}, 'no layer of the decoder reads the encoder'),
         (
             {'encoder_depth': 3, 'cross': 'attention', 'encoder_pattern': ('full',) * 2},
             'model.encoder_pattern has 2 layers, which does not divide model.encoder_depth=3',
         ),
         ({'encoder_depth': 2, 'cross': 'attention(fused_qkv=True)'}, 'model.cross=.* of different'),
+        (
+            {
+                'encoder_depth': 2,
+                'cross': 'attention',
+                'encoder_pattern': ('layer(cross="attention")',),
+            },
+            "model.encoder_pattern has cross='attention', but an encoder has no other",
+        ),
         ({'encoder_depth': 2, 'cross': 'atention'}, "unknown model.cross .* Did you mean 'attent"),
         (
             {'encoder_depth': 2, 'cross': 'attention', 'mixer': 'rglru', 'position': 'none'},
@@ -115,6 +134,24 @@ def test_projections_start_by_their_roles(branch: str) -> None:
 def test_impossible_encoders_are_refused(model: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         small_model(LENGTH, **model)
+
+
+def test_an_encoders_branches_start_as_its_own_depth_says() -> None:
+    """By 1/√(2·depth), which for four times as many layers is half of the decoder's."""
+    model = small_model(LENGTH, encoder_depth=8, cross='attention', width=64, init='gpt2')
+    params = nn.unbox(quick_jit(lambda: init_params(model, jax.random.key(0)))())
+    stds = [
+        np.std(side['layers']['block_0']['ffn']['out']['weight'])
+        for side in (params['encoder']['backbone'], params['backbone'])
+    ]
+    np.testing.assert_allclose(stds, [0.02 / 4, 0.02 / 2], rtol=0.02)
+
+
+def test_the_kernel_of_cross_attention_is_named_too() -> None:
+    """On a GPU in half precision cuDNN serves it where dropout keeps it from the other layers."""
+    model = {'encoder_depth': 2, 'cross': 'attention', 'head_dim': 8, 'dtype': 'bfloat16'}
+    for mixer, name in (('attention(dropout=0.1)', 'cudnn+reference'), ('attention', 'cudnn')):
+        assert kernel_name(small_config(LENGTH, mixer=mixer, **model).model, 'gpu') == name
 
 
 def test_a_source_and_an_encoder_need_each_other() -> None:

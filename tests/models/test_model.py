@@ -446,6 +446,10 @@ def test_bfloat16_computes_in_half_precision_and_answers_in_float32() -> None:
         ({'ahead': 'mpt'}, "unknown model.ahead 'mpt'. Did you mean 'mtp'"),
         ({'ahead': 'mtp', 'mask': 'full'}, "predicts later tokens, which model.mask='full' shows"),
         ({'ahead': 'mtp', 'mixer': 'value_residual'}, "model.mixer='value_residual' reads earlier"),
+        (
+            {'ahead': 'mtp', 'inputs': 'patches(size=2)', 'head': 'lm(tied=False)'},
+            "model.ahead='mtp' .* needs model.inputs='tokens', not 'patches",
+        ),
         ({'init': 'gpt3'}, "unknown model.init 'gpt3'. Did you mean 'gpt2'"),
         ({'kernel': 'fused', 'mixer': 'attention(dropout=0.1)'}, 'cannot serve this model'),
         ({'kernel': 'fused', 'mixer': 'attention(weights="sinks")'}, 'needs softmax weights, but'),

@@ -143,6 +143,44 @@ def test_flops_of_experts_are_those_that_a_token_meets() -> None:
     assert params_lib.count(boxed) == weights + experts + 9 * 64  # norms
 
 
+def test_shared_experts_cost_what_they_cost_in_layers_of_their_own() -> None:
+    """One router beside the experts' matrices: every token meets the whole of it."""
+
+    def flops(share: str) -> int:
+        config = defaults.get_config()
+        config.model.update({'width': 64, 'num_heads': 2, 'depth': 4, 'vocab_size': 64})
+        config.model.update({'ffn': 'moe(experts=8, top_k=2, hidden=32)', 'share': share})
+        presets.resolve(config.model, 16)
+        boxed = abstract_params(build_model(config.model, 64, 0, 'cpu'))
+        return flops_per_row(config.model, boxed, 16)
+
+    assert flops('all') == flops('none')
+
+
+def test_labels_are_predicted_once_a_row() -> None:
+    model = boxed_params('vit-s16', 0, 197)[0]
+
+    def flops(num_labels: int) -> int:
+        boxed = abstract_params(build_model(model, 0, num_labels, 'cpu'))
+        return flops_per_row(model, boxed, 197)
+
+    assert flops(1000) - flops(10) == 6 * 990 * 384
+
+
+@pytest.mark.parametrize(
+    ('mixer', 'products'), [('attention', 2), ('long_conv', 1), ('rglru', 0), ('differential', 2)]
+)
+def test_products_over_pairs_are_counted_beside_the_weights(mixer: str, products: int) -> None:
+    config = defaults.get_config()
+    config.model.update({'width': 64, 'num_heads': 2, 'depth': 4, 'vocab_size': 64})
+    config.model.update({'mixer': mixer, 'position': 'none'})
+    presets.resolve(config.model, 16)
+    boxed = abstract_params(build_model(config.model, 64, 0, 'cpu'))
+    one, two = (flops_per_row(config.model, boxed, length) for length in (16, 32))
+    # What grows with the length itself cancels out.
+    assert two - 2 * one == 6 * products * 4 * 64 * (32**2 - 2 * 16**2)
+
+
 def test_nothing_is_computed_for_a_table() -> None:
     leaves = jax.tree.leaves(boxed_params('llama-7b', 32000, 2048)[1])
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)

@@ -436,3 +436,26 @@ def test_optimizer_state_can_be_shaped_without_computing() -> None:
     optimizer, hparams = build_optimizer(small_config(), abstract_params(model))
     state = jax.eval_shape(lambda p, h: optimizer.init(p, h), unboxed_shapes(model), hparams)
     assert optax.tree.get(state, 'mu').keys() == {'backbone'}
+
+
+@pytest.mark.parametrize('name', ['adafactor(min_dim=4)', 'muon'])
+def test_shared_layers_are_updated_as_layers_of_their_own(name: str) -> None:
+    """Their weights have no dim of layers; one layer is the same either way, experts too."""
+
+    def update(share: str) -> dict[str, np.ndarray]:
+        model = {'depth': 1, 'share': share, 'ffn': 'moe(experts=3)', 'ahead': 'mtp'}
+        run = small_config(**model)
+        run.optimizer.name = name
+        built, rng = small_model(**model), np.random.default_rng(0)
+        optimizer, hparams = build_optimizer(run, abstract_params(built))
+        draw = lambda leaf: jnp.asarray(rng.standard_normal(leaf.size).reshape(leaf.shape))  # noqa: E731
+        params, grads = (jax.tree.map(draw, unboxed_shapes(built)) for _ in range(2))
+        state, step = optimizer.init(params, hparams), jnp.zeros((), jnp.int32)
+        new = optimizer.update(grads, state, params, step, hparams)[0]
+        moved = jax.tree.map(lambda a, b: np.ravel(a - b), new, params)
+        return params_lib.flatten(moved)
+
+    shared, own = update('all'), update('none')
+    assert shared.keys() == own.keys()
+    for path, moved in own.items():
+        np.testing.assert_allclose(shared[path], moved, rtol=1e-3, atol=1e-7, err_msg=path)

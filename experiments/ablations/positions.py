@@ -1,0 +1,47 @@
+"""Which position encodings read rows four times as long as those that they trained on?
+
+    python launch.py --config=experiments/ablations/positions.py:alibi
+    python launch.py extrapolate runs/positions-alibi runs/positions-rope --length=512
+
+CoPE, KERPLE and ALiBi do, and read better than within it: 1.445, 1.483 and 1.636 nats up to 128,
+1.418, 1.451 and 1.600 beyond, to 512. xPos and FIRE lose 0.06 and 0.05, RoPE 0.76 (with YaRN's
+scaling of the same run 0.03, from a start that is 0.14 worse), sinusoids 1.9; learned positions are
+refused there. One seed, two shared CPU cores; README.md beside this folder has the table.
+"""
+
+from ml_collections import ConfigDict
+
+from bigmodel.errors import unknown
+from experiments import defaults
+
+# name -> model.position
+ENCODINGS = {
+    'none': 'none',
+    'sinusoidal': 'sinusoidal',
+    'learned': 'learned',
+    'rope': 'rope',
+    'xpos': 'xpos',
+    'alibi': 'alibi',
+    't5': 't5',
+    'kerple': 'kerple',
+    'fire': 'fire(threshold=32.0)',  # a quarter of the training length, as in the paper
+    'cope': 'cope',
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    """A decoder of two layers with the encoding that `arg` names, on rows of 128 bytes."""
+    c = defaults.get_config()
+    encoding = arg or 'rope'
+    if encoding not in ENCODINGS:
+        raise unknown('encoding', encoding, ENCODINGS)
+    c.name = f'positions-{encoding}'
+    c.num_steps = 300
+    c.model.depth = 2
+    c.data.seq_len, c.data.batch_size = 128, 16
+    c.model.position = ENCODINGS[encoding]
+    c.optimizer.name = 'muon'
+    c.optimizer.learning_rate = 1e-2
+    c.schedule = 'cosine(warmup_steps=30)'
+    c.evals.validation.every, c.evals.validation.batches = 300, 64
+    return c
