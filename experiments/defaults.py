@@ -14,7 +14,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
     # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=; of
-    # encoder-decoders span_corruption(rate=, mean_length=); classification(shift=, flip=, …)
+    # encoder-decoders span_corruption(rate=, mean_length=); fine-tuning: instruction (the loss is
+    # of responses alone), classification(shift=, flip=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl

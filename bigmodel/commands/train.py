@@ -56,12 +56,12 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
     """The final metrics of several runs side by side."""
     splits = [s for s in next(iter(results.values()))['metrics'] if s != 'train']
     for split in splits:
-        print(f'\n{split:<28} {"loss":>8} {"accuracy":>9} {"steps":>7}')
+        first = next(iter(results.values()))['metrics'][split]
+        keys = [key for key in ('loss', 'accuracy', 'mae') if key in first]
+        print(f'\n{split:<28} ' + ' '.join(f'{key:>9}' for key in (*keys, 'steps')))
         for name, result in results.items():
-            values = result['metrics'][split]
-            print(
-                f'{name:<28} {values["loss"]:>8.4f} {values["accuracy"]:>9.4f} {result["steps"]:>7}'
-            )
+            values = [f'{result["metrics"][split][key]:>9.4f}' for key in keys]
+            print(f'{name:<28} ' + ' '.join([*values, f'{result["steps"]:>9}']))
 
 
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
@@ -101,7 +101,7 @@ def _headline(result: dict[str, Any]) -> str:
     parts = [
         f'{split} {key} {values[key]:.4f}'
         for split, values in result['metrics'].items()
-        for key in ('loss', 'bits_per_byte', 'accuracy')
+        for key in ('loss', 'bits_per_byte', 'accuracy', 'mae')
         if key in values and split != 'train'
     ]
     return ', '.join([*parts, f'{result["tokens_per_second"]:,.0f} tokens/s'])

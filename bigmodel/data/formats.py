@@ -91,9 +91,11 @@ class Row:
 class Format:
     """Base of all formats: `group` documents for each example.
 
-    `marked` says that tokens have marks, `scored` that labels are numbers and not classes.
+    `teaches` names what a task can learn beside the text (`Task.learns`), `marked` says that tokens
+    have marks, `scored` that labels are numbers and not classes.
     """
 
+    teaches = ''
     group = 1
     marked = False
     scored = False
@@ -117,6 +119,8 @@ class Text(Format):
     text: str | tuple = ''
     label: str = ''
 
+    teaches = 'class'
+
     def label_names(self, source: Source) -> tuple[str, ...]:
         label = self.label or source.label_field
         return source.class_names(label) if label else ()
@@ -137,6 +141,8 @@ class Pair(Format):
     second: str
     label: str = 'label'
 
+    teaches = 'class'
+
     def label_names(self, source: Source) -> tuple[str, ...]:
         return source.class_names(self.label)
 
@@ -153,7 +159,7 @@ class Score(Format):
     second: str = ''
     score: str = 'score'
 
-    scored = True
+    teaches, scored = 'number', True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         fields = [field for field in (self.text, self.second) if field]
@@ -172,7 +178,7 @@ class Tags(Format):
     tags: str = 'tags'
     join: str = ' '
 
-    marked = True
+    teaches, marked = 'classes', True
 
     def label_names(self, source: Source) -> tuple[str, ...]:
         return source.class_names(self.tags)
@@ -201,7 +207,7 @@ class Span(Format):
     answers: str = 'answers.text'
     starts: str = 'answers.answer_start'
 
-    marked = True
+    teaches, marked = 'span', True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         context, answers = row.text(self.context), row.items(self.answers)
@@ -229,6 +235,8 @@ class Choices(Format):
     label: str = 'label'
     group: int = 4
 
+    teaches = 'choice'
+
     def label_names(self, source: Source) -> tuple[str, ...]:
         return tuple(str(i) for i in range(self.group))
 
@@ -249,7 +257,7 @@ class Prompt(Format):
     prompt: str = 'prompt'
     response: str = 'response'
 
-    marked = True
+    teaches, marked = 'responses', True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         response = Piece(row.some_text(self.response), 1)
@@ -268,7 +276,7 @@ class Chat(Format):
     role: str = 'role'
     content: str = 'content'
 
-    marked = True
+    teaches, marked = 'responses', True
 
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
@@ -300,7 +308,7 @@ class Preference(Format):
     chosen: str = 'chosen'
     rejected: str = 'rejected'
 
-    group, marked = 2, True
+    teaches, group, marked = 'preference', 2, True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         prompt = (Piece(row.text(self.prompt)),)

@@ -15,7 +15,7 @@ from bigmodel.layers.kernel import MASKED
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.norms import NORMS
 from bigmodel.sharding import constrain
-from bigmodel.specs import bind
+from bigmodel.specs import bind, parse
 
 
 class LMHead(nn.Module):
@@ -32,6 +32,8 @@ class LMHead(nn.Module):
     logit_scale: float = 1.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
+
+    predicts = 'tokens'
 
     @nn.compact
     def __call__(
@@ -94,6 +96,8 @@ class Classifier(nn.Module):
     logit_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 
+    predicts = 'class'
+
     @nn.compact
     def __call__(
         self,
@@ -122,3 +126,11 @@ def _last(x_BLD: Array, here_BL: Array) -> Array:
 
 POOLS = {'mean': _mean, 'last': _last, 'first': lambda x_BLD, here_BL: x_BLD[:, 0]}
 HEADS = {'lm': LMHead, 'mlm': MLMHead, 'classifier': Classifier}
+
+
+def head_class(spec: str) -> type[nn.Module]:
+    """The class that `spec` names; its `predicts` is what a task asks for (`Task.predicts`)."""
+    name = parse(spec, 'model.head').name
+    if name not in HEADS:
+        raise unknown('model.head', name, HEADS)
+    return HEADS[name]

@@ -3,6 +3,7 @@
 from bigmodel.specs import make
 from bigmodel.tasks.causal_lm import CausalLM
 from bigmodel.tasks.classification import Classification
+from bigmodel.tasks.instruction import Instruction
 from bigmodel.tasks.masked_lm import MaskedLM
 from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
@@ -12,6 +13,7 @@ TASKS = {
     'masked_lm': MaskedLM,
     'span_corruption': SpanCorruption,
     'classification': Classification,
+    'instruction': Instruction,
 }
 
 

@@ -89,9 +89,18 @@ SHAPES = {
     'masked_lm': {'mask': 'full', 'head': 'mlm'},
     'span_corruption': {'encoder_depth': 2, 'cross': 'attention'},
     'classification': {'mask': 'full', 'head': 'classifier'},
+    'instruction': {},
+}
+# Task -> marks of four rows, for those that learn from marks.
+MARKS = {
+    'instruction': lambda length: np.arange(length) >= np.array([[3], [5], [8], [4]]),
 }
 # Tasks that need arguments for a vocabulary as small as this.
 SPECS = {'span_corruption': 'span_corruption(sentinels=4)'}
+
+
+def name_of(task: Task) -> str:
+    return next(name for name, part in TASKS.items() if part is type(task))
 
 
 def batch_of(task: Task) -> dict[str, jax.Array]:
@@ -99,6 +108,8 @@ def batch_of(task: Task) -> dict[str, jax.Array]:
     tokenizer = CharTokenizer(''.join(chr(65 + i) for i in range(VOCAB - task.extra_ids)))
     rows = lm_batch(random_tokens(4, LENGTH + task.extra_tokens) % tokenizer.vocab_size)
     rows |= {'label': np.array([0, 1, 2, 1])} if task.labelled else {}
+    if marks := MARKS.get(name_of(task)):
+        rows['marks'] = marks(LENGTH + task.extra_tokens).astype(np.int32)
     keys = np.arange(4, dtype=np.uint64)
     made = task.prepare({k: np.asarray(v) for k, v in rows.items()}, Draws(keys), tokenizer)
     return {k: jnp.asarray(v) for k, v in made.items()}
