@@ -15,7 +15,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.num_steps = 1000  # parameter updates
     # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=; of
     # encoder-decoders span_corruption(rate=, mean_length=); fine-tuning: instruction (the loss is
-    # of responses alone), classification(shift=, flip=, …)
+    # of responses alone), classification(shift=, flip=, …), regression, token_classification,
+    # extractive_qa
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
@@ -67,7 +68,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
-    c.model.head = ''  # lm(tied=, scale=), mlm(tied=, activation=, norm=), classifier(pool=)
+    # lm(tied=, scale=), mlm(tied=, activation=, norm=), classifier(pool=), regressor(pool=),
+    c.model.head = ''  # token_classifier, span
     c.model.adapter = 'none'  # lora(rank=, alpha=, where=, dropout=), dora; freeze what it adapts
     c.model.init = ''  # normal(std=), gpt2(std=), fan_in(scale=, embed=), mup(base_width=, …)
     c.model.dropout = 0.0  # of embeddings and of every branch

@@ -5,6 +5,7 @@ may have a label. Fields are named as the source has them; 'a.b' is field b of f
 """
 
 import dataclasses
+from math import isfinite
 from typing import Any, NamedTuple
 
 from bigmodel.data.chat import TEMPLATES, Turn
@@ -68,7 +69,7 @@ class Row:
     def number(self, field: str) -> float:
         """A field that is a number."""
         value = self.get(field)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise self.wrong(f'field {field!r} is not a number: {value!r}')
         return float(value)
 

@@ -225,7 +225,7 @@ def _check_masks(setup: Outline) -> None:
         )
     if setup.task.two_sided and not ahead:
         raise UserError(
-            f'task={setup.config.task!r} predicts tokens from both sides, of which model.mask='
+            f'task={setup.config.task!r} predicts from both sides, of which model.mask='
             f"{next(iter(masks))!r} shows one; use 'full'"
         )
 
