@@ -25,8 +25,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.sample = ''  # prompt (or source) of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
-    # pystdlib, tfds("name"), text, jsonl; images: digits, tfds_images("name"); data/probes.py
-    c.data.source = 'pystdlib'
+    # pystdlib, pystdlib_summaries, tfds("name"), text, jsonl; images: digits, tfds_images("name");
+    c.data.source = 'pystdlib'  # probes: data/probes.py
     c.data.path = ''  # glob of files, for text and jsonl
     # What becomes of an example's fields (data/formats.py): text(text=, label=), pair, score, tags,
     c.data.format = 'text'  # span, choices, prompt(prompt=, response=), chat(template=), preference

@@ -14,6 +14,7 @@ from bigmodel.data.probes import PROBES
 from bigmodel.data.rows import RowSource
 from bigmodel.data.source import Source
 from bigmodel.data.stdlib_source import PystdlibSource
+from bigmodel.data.summaries_source import PystdlibSummaries
 from bigmodel.data.text_source import TextSource
 from bigmodel.data.tfds_images import TfdsImages
 from bigmodel.data.tfds_source import TfdsSource
@@ -22,6 +23,7 @@ from bigmodel.errors import UserError
 ROW_SOURCES = {'digits': Digits, 'tfds_images': TfdsImages, **PROBES}
 SOURCES = {
     'pystdlib': PystdlibSource,
+    'pystdlib_summaries': PystdlibSummaries,
     'tfds': TfdsSource,
     'text': TextSource,
     'jsonl': JsonlSource,
