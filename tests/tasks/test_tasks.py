@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from bigmodel.data.draws import Draws
+from bigmodel.data.formats import FORMATS
 from bigmodel.data.plain_tokenizers import CharTokenizer
 from bigmodel.errors import UserError
 from bigmodel.layers.kernel import MASKED
+from bigmodel.models.heads import HEADS
 from bigmodel.models.model import Model
 from bigmodel.tasks.build import TASKS, build_task
 from bigmodel.tasks.losses import cross_entropy
@@ -132,6 +134,17 @@ def batch_of(task: Task) -> dict[str, jax.Array]:
 
 def test_every_task_has_a_model() -> None:
     assert set(SHAPES) == set(TASKS)
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_every_task_has_heads_and_formats(name: str) -> None:
+    task = TASKS[name]
+    assert task.predicts in {head.predicts for head in HEADS.values()}
+    formats = [part for part in FORMATS.values() if task.learns in ('', part.teaches)]
+    assert formats
+    # A task that reads labels or marks learns from formats that have them.
+    assert not task.labelled or all(f.scored or hasattr(f, 'label') for f in formats)
+    assert name not in MARKS or all(f.marked for f in formats)
 
 
 def evaluated(spec: str, model: Model, params: Any, batch: dict[str, jax.Array]) -> tuple:
