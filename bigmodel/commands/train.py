@@ -65,6 +65,7 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
+    from bigmodel.data.formats import build_format
     from bigmodel.inference.generate import beginning
     from bigmodel.inference.load import refusal
     from bigmodel.training.loop import Interrupted, train
@@ -82,7 +83,8 @@ def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
         return result
     setup = build(config)
     if config.sample:  # a prompt that cannot be shows before hours of training
-        beginning(setup.task, setup.data.tokenizer, config.sample)
+        format = build_format(config.data.format)
+        beginning(setup.task, setup.data.tokenizer, config.sample, format)
     try:
         state, result = train(setup, run_dir)
     except Interrupted as e:
@@ -108,13 +110,20 @@ def _headline(result: dict[str, Any]) -> str:
 
 
 def _write_sample(setup: Any, state: Any, run_dir: Any) -> None:
+    from bigmodel.data.formats import build_format
     from bigmodel.inference.generate import Sampling, generate
     from bigmodel.inference.load import learned_length
 
     prompt, most = setup.config.sample, learned_length(setup.config)
     sampling = Sampling(max_tokens=min(200, most // 2) if most else 200)
     texts = generate(
-        setup.model, state.params, setup.data.tokenizer, prompt, sampling, task=setup.task
+        setup.model,
+        state.params,
+        setup.data.tokenizer,
+        prompt,
+        sampling,
+        task=setup.task,
+        format=build_format(setup.config.data.format),
     )
     run_dir.samples.write_text(''.join(texts))
     print(

@@ -12,6 +12,7 @@ from bigmodel.data.chat import TEMPLATES, Turn
 from bigmodel.data.fields import lookup
 from bigmodel.data.source import Source
 from bigmodel.errors import UserError, unknown
+from bigmodel.specs import make
 
 
 class Piece(NamedTuple):
@@ -108,6 +109,10 @@ class Format:
     def __call__(self, row: Row) -> tuple[Document, ...]:
         """The documents of an example."""
         raise NotImplementedError
+
+    def opening(self, prompt: str) -> tuple[Part, ...]:
+        """How a document begins that goes on from a prompt; all parts but the last one end."""
+        return ((Piece(prompt),),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,6 +269,9 @@ class Prompt(Format):
         response = Piece(row.some_text(self.response), 1)
         return (Document(((Piece(row.text(self.prompt)),), (response,))),)
 
+    def opening(self, prompt: str) -> tuple[Part, ...]:
+        return (Piece(prompt),), ()
+
 
 @dataclasses.dataclass(frozen=True)
 class Chat(Format):
@@ -288,6 +296,10 @@ class Chat(Format):
         if not any(turn.role == 'assistant' and turn.content.strip() for turn in turns):
             raise row.wrong(f'{self.messages} has no turn of the assistant: nothing to learn')
         return (Document((written(turns, self.template),)),)
+
+    def opening(self, prompt: str) -> tuple[Part, ...]:
+        before, _ = TEMPLATES[self.template]('assistant')
+        return ((*written([Turn('user', prompt)], self.template), Piece(before, special=True)),)
 
     def _turn(self, row: Row, message: Any) -> Turn:
         try:
@@ -328,6 +340,11 @@ FORMATS = {
     'chat': Chat,
     'preference': Preference,
 }
+
+
+def build_format(spec: str) -> Format:
+    """The format that `config.data.format` names."""
+    return make(FORMATS, spec, 'data.format')
 
 
 def written(turns: list[Turn], template: str) -> Part:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bigmodel.config import ConfigDict
-from bigmodel.data.formats import FORMATS
+from bigmodel.data.formats import FORMATS, build_format
 from bigmodel.data.pipeline import Data
 from bigmodel.data.sources import ROW_SOURCES
 from bigmodel.errors import UserError
@@ -23,7 +23,7 @@ def check_format(config: ConfigDict, task: Task) -> None:
         if task.learns not in ('', 'class'):
             raise _needs_format(config, task, f'data.source={config.data.source!r} has none')
         return
-    format = make(FORMATS, config.data.format, 'data.format')
+    format = build_format(config.data.format)
     if task.learns and format.teaches != task.learns:
         raise _needs_format(config, task, f'not {config.data.format!r}')
     if format.group > 1 and format.teaches != task.learns:
