@@ -14,7 +14,9 @@ def get_config(arg: str = '') -> ConfigDict:
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
     # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=; of
-    # encoder-decoders span_corruption(rate=, mean_length=); classification(shift=, flip=, …)
+    # encoder-decoders span_corruption(rate=, mean_length=); fine-tuning: instruction (the loss is
+    # of responses alone), classification(shift=, flip=, …), regression, token_classification,
+    # extractive_qa
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
@@ -23,8 +25,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.sample = ''  # prompt (or source) of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
-    # pystdlib, tfds("name"), text, jsonl; images: digits, tfds_images("name"); data/probes.py
-    c.data.source = 'pystdlib'
+    # pystdlib, pystdlib_summaries, tfds("name"), text, jsonl; images: digits, tfds_images("name");
+    c.data.source = 'pystdlib'  # probes: data/probes.py
     c.data.path = ''  # glob of files, for text and jsonl
     # What becomes of an example's fields (data/formats.py): text(text=, label=), pair, score, tags,
     c.data.format = 'text'  # span, choices, prompt(prompt=, response=), chat(template=), preference
@@ -66,7 +68,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
-    c.model.head = ''  # lm(tied=, scale=), mlm(tied=, activation=, norm=), classifier(pool=)
+    # lm(tied=, scale=), mlm(tied=, activation=, norm=), classifier(pool=), regressor(pool=),
+    c.model.head = ''  # token_classifier, span
     c.model.adapter = 'none'  # lora(rank=, alpha=, where=, dropout=), dora; freeze what it adapts
     c.model.init = ''  # normal(std=), gpt2(std=), fan_in(scale=, embed=), mup(base_width=, …)
     c.model.dropout = 0.0  # of embeddings and of every branch

@@ -67,6 +67,7 @@ def test_card_builds_and_its_step_has_shapes(card: pathlib.Path) -> None:
     example = inputs.example(length)
     assert inputs.key in task.reads
     batch[inputs.key] = np.ones((rows, *example.shape[1:]), example.dtype)
+    batch['marks'] = batch['segments']
     if task.labelled:
         batch['label'] = np.zeros(rows, np.int32)
     batch = task.prepare(batch, Draws(np.arange(rows, dtype=np.uint64)), ByteTokenizer())

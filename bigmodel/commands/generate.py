@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the samples; needs only the run directory, not its data."""
     from bigmodel import devices
+    from bigmodel.data.formats import build_format
     from bigmodel.data.tokenizers import load_tokenizer
     from bigmodel.inference.generate import Sampling, generate
     from bigmodel.tasks.build import build_task
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(f'{args.workdir}/tokenizer')
     sampling = Sampling(args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed)
     sampling.check()
-    task = build_task(config.task)
+    task, format = build_task(config.task), build_format(config.data.format)
     num_ids = tokenizer.vocab_size + task.extra_ids
     model, params = load_model(config, args.workdir, args.step, num_ids)
     texts = generate(
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         args.num_samples,
         learned_length(config),
         task,
+        format,
     )
     print(('\n' + '-' * 72 + '\n').join(texts))
     return 0

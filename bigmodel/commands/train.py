@@ -56,15 +56,16 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
     """The final metrics of several runs side by side."""
     splits = [s for s in next(iter(results.values()))['metrics'] if s != 'train']
     for split in splits:
-        print(f'\n{split:<28} {"loss":>8} {"accuracy":>9} {"steps":>7}')
+        first = next(iter(results.values()))['metrics'][split]
+        keys = [key for key in ('loss', 'accuracy', 'mae') if key in first]
+        print(f'\n{split:<28} ' + ' '.join(f'{key:>9}' for key in (*keys, 'steps')))
         for name, result in results.items():
-            values = result['metrics'][split]
-            print(
-                f'{name:<28} {values["loss"]:>8.4f} {values["accuracy"]:>9.4f} {result["steps"]:>7}'
-            )
+            values = [f'{result["metrics"][split][key]:>9.4f}' for key in keys]
+            print(f'{name:<28} ' + ' '.join([*values, f'{result["steps"]:>9}']))
 
 
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
+    from bigmodel.data.formats import build_format
     from bigmodel.inference.generate import beginning
     from bigmodel.inference.load import refusal
     from bigmodel.training.loop import Interrupted, train
@@ -82,7 +83,8 @@ def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
         return result
     setup = build(config)
     if config.sample:  # a prompt that cannot be shows before hours of training
-        beginning(setup.task, setup.data.tokenizer, config.sample)
+        format = build_format(config.data.format)
+        beginning(setup.task, setup.data.tokenizer, config.sample, format)
     try:
         state, result = train(setup, run_dir)
     except Interrupted as e:
@@ -101,20 +103,27 @@ def _headline(result: dict[str, Any]) -> str:
     parts = [
         f'{split} {key} {values[key]:.4f}'
         for split, values in result['metrics'].items()
-        for key in ('loss', 'bits_per_byte', 'accuracy')
+        for key in ('loss', 'bits_per_byte', 'accuracy', 'mae')
         if key in values and split != 'train'
     ]
     return ', '.join([*parts, f'{result["tokens_per_second"]:,.0f} tokens/s'])
 
 
 def _write_sample(setup: Any, state: Any, run_dir: Any) -> None:
+    from bigmodel.data.formats import build_format
     from bigmodel.inference.generate import Sampling, generate
     from bigmodel.inference.load import learned_length
 
     prompt, most = setup.config.sample, learned_length(setup.config)
     sampling = Sampling(max_tokens=min(200, most // 2) if most else 200)
     texts = generate(
-        setup.model, state.params, setup.data.tokenizer, prompt, sampling, task=setup.task
+        setup.model,
+        state.params,
+        setup.data.tokenizer,
+        prompt,
+        sampling,
+        task=setup.task,
+        format=build_format(setup.config.data.format),
     )
     run_dir.samples.write_text(''.join(texts))
     print(

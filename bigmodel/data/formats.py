@@ -5,12 +5,14 @@ may have a label. Fields are named as the source has them; 'a.b' is field b of f
 """
 
 import dataclasses
+from math import isfinite
 from typing import Any, NamedTuple
 
 from bigmodel.data.chat import TEMPLATES, Turn
 from bigmodel.data.fields import lookup
 from bigmodel.data.source import Source
 from bigmodel.errors import UserError, unknown
+from bigmodel.specs import make
 
 
 class Piece(NamedTuple):
@@ -68,7 +70,7 @@ class Row:
     def number(self, field: str) -> float:
         """A field that is a number."""
         value = self.get(field)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise self.wrong(f'field {field!r} is not a number: {value!r}')
         return float(value)
 
@@ -91,9 +93,11 @@ class Row:
 class Format:
     """Base of all formats: `group` documents for each example.
 
-    `marked` says that tokens have marks, `scored` that labels are numbers and not classes.
+    `teaches` names what a task can learn beside the text (`Task.learns`), `marked` says that tokens
+    have marks, `scored` that labels are numbers and not classes.
     """
 
+    teaches = ''
     group = 1
     marked = False
     scored = False
@@ -106,6 +110,10 @@ class Format:
         """The documents of an example."""
         raise NotImplementedError
 
+    def opening(self, prompt: str) -> tuple[Part, ...]:
+        """How a document begins that goes on from a prompt; all parts but the last one end."""
+        return ((Piece(prompt),),)
+
 
 @dataclasses.dataclass(frozen=True)
 class Text(Format):
@@ -116,6 +124,8 @@ class Text(Format):
 
     text: str | tuple = ''
     label: str = ''
+
+    teaches = 'class'
 
     def label_names(self, source: Source) -> tuple[str, ...]:
         label = self.label or source.label_field
@@ -137,6 +147,8 @@ class Pair(Format):
     second: str
     label: str = 'label'
 
+    teaches = 'class'
+
     def label_names(self, source: Source) -> tuple[str, ...]:
         return source.class_names(self.label)
 
@@ -153,7 +165,7 @@ class Score(Format):
     second: str = ''
     score: str = 'score'
 
-    scored = True
+    teaches, scored = 'number', True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         fields = [field for field in (self.text, self.second) if field]
@@ -172,7 +184,7 @@ class Tags(Format):
     tags: str = 'tags'
     join: str = ' '
 
-    marked = True
+    teaches, marked = 'classes', True
 
     def label_names(self, source: Source) -> tuple[str, ...]:
         return source.class_names(self.tags)
@@ -201,7 +213,7 @@ class Span(Format):
     answers: str = 'answers.text'
     starts: str = 'answers.answer_start'
 
-    marked = True
+    teaches, marked = 'span', True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         context, answers = row.text(self.context), row.items(self.answers)
@@ -229,6 +241,8 @@ class Choices(Format):
     label: str = 'label'
     group: int = 4
 
+    teaches = 'choice'
+
     def label_names(self, source: Source) -> tuple[str, ...]:
         return tuple(str(i) for i in range(self.group))
 
@@ -249,11 +263,14 @@ class Prompt(Format):
     prompt: str = 'prompt'
     response: str = 'response'
 
-    marked = True
+    teaches, marked = 'responses', True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         response = Piece(row.some_text(self.response), 1)
         return (Document(((Piece(row.text(self.prompt)),), (response,))),)
+
+    def opening(self, prompt: str) -> tuple[Part, ...]:
+        return (Piece(prompt),), ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +285,7 @@ class Chat(Format):
     role: str = 'role'
     content: str = 'content'
 
-    marked = True
+    teaches, marked = 'responses', True
 
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
@@ -279,6 +296,10 @@ class Chat(Format):
         if not any(turn.role == 'assistant' and turn.content.strip() for turn in turns):
             raise row.wrong(f'{self.messages} has no turn of the assistant: nothing to learn')
         return (Document((written(turns, self.template),)),)
+
+    def opening(self, prompt: str) -> tuple[Part, ...]:
+        before, _ = TEMPLATES[self.template]('assistant')
+        return ((*written([Turn('user', prompt)], self.template), Piece(before, special=True)),)
 
     def _turn(self, row: Row, message: Any) -> Turn:
         try:
@@ -300,7 +321,7 @@ class Preference(Format):
     chosen: str = 'chosen'
     rejected: str = 'rejected'
 
-    group, marked = 2, True
+    teaches, group, marked = 'preference', 2, True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         prompt = (Piece(row.text(self.prompt)),)
@@ -319,6 +340,11 @@ FORMATS = {
     'chat': Chat,
     'preference': Preference,
 }
+
+
+def build_format(spec: str) -> Format:
+    """The format that `config.data.format` names."""
+    return make(FORMATS, spec, 'data.format')
 
 
 def written(turns: list[Turn], template: str) -> Part:

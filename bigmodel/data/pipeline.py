@@ -200,7 +200,7 @@ def _check(num_rows: int, batch_size: int, shuffle: bool, host_count: int) -> No
 
 
 def _unlabelled(data_config: ConfigDict, store: TokenStore | MadeRows) -> UserError:
-    if not store.label_names:
+    if not store.labelled:
         return UserError(
             f'this task needs labels, and data.source={data_config.source!r} has none'
             " (data.format='text(label=\"field\")' names them, for images label='field')"

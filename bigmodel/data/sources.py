@@ -8,12 +8,13 @@ from bigmodel import config as config_lib
 from bigmodel import specs
 from bigmodel.data.digits import Digits
 from bigmodel.data.documents import Documents
-from bigmodel.data.formats import FORMATS
+from bigmodel.data.formats import build_format
 from bigmodel.data.jsonl_source import JsonlSource
 from bigmodel.data.probes import PROBES
 from bigmodel.data.rows import RowSource
 from bigmodel.data.source import Source
 from bigmodel.data.stdlib_source import PystdlibSource
+from bigmodel.data.summaries_source import PystdlibSummaries
 from bigmodel.data.text_source import TextSource
 from bigmodel.data.tfds_images import TfdsImages
 from bigmodel.data.tfds_source import TfdsSource
@@ -22,6 +23,7 @@ from bigmodel.errors import UserError
 ROW_SOURCES = {'digits': Digits, 'tfds_images': TfdsImages, **PROBES}
 SOURCES = {
     'pystdlib': PystdlibSource,
+    'pystdlib_summaries': PystdlibSummaries,
     'tfds': TfdsSource,
     'text': TextSource,
     'jsonl': JsonlSource,
@@ -31,10 +33,7 @@ SOURCES = {
 
 def build_documents(data_config: ConfigDict, split: str) -> Documents:
     """The documents that `data_config.format` makes of `data_config.source`."""
-    return Documents(
-        build_source(data_config, split),
-        specs.make(FORMATS, data_config.format, 'data.format'),
-    )
+    return Documents(build_source(data_config, split), build_format(data_config.format))
 
 
 def build_source(data_config: ConfigDict, split: str) -> Source:

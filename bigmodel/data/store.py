@@ -49,7 +49,7 @@ class TokenStore:
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """(documents,): int32 classes, or float32 numbers; None when there are no labels."""
-        return np.load(self.folder / prepare.LABELS) if self.meta['labelled'] else None
+        return np.load(self.folder / prepare.LABELS) if self.labelled else None
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -59,6 +59,11 @@ class TokenStore:
     def gather(self, positions: np.ndarray) -> np.ndarray:
         """The tokens at global `positions` (any shape), in the store's own integer type."""
         return self._gather(positions, 'tokens', self.meta['dtype'])
+
+    @property
+    def labelled(self) -> bool:
+        """Whether documents have labels, classes or numbers."""
+        return self.meta['labelled']
 
     @property
     def marked(self) -> bool:

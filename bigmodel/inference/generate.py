@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bigmodel.data.formats import Format, Text
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 from bigmodel.inference.extra_ids import ExtraIds
@@ -16,7 +17,7 @@ from bigmodel.models.encoder import Source
 from bigmodel.models.model import Model, apply_cached
 from bigmodel.tasks.task import Beginning, Task
 
-PLAIN = Task()  # whose models go on from the prompt
+PLAIN, TEXT = Task(), Text()  # whose models go on from the prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +55,16 @@ def generate(
     num_samples: int = 1,
     max_length: int = 0,
     task: Task = PLAIN,
+    format: Format = TEXT,
 ) -> list[str]:
-    """`num_samples` texts that begin with `prompt`; where it is the source of an encoder, what the
-    decoder makes of it.
+    """`num_samples` texts that begin with `prompt`; where it is the source of an encoder or the
+    format has responses, what the model makes of it.
 
     `max_length` is how many positions the model has learned (0: it can take any). Raises UserError
     for a prompt that the model cannot take.
     """
     sampling.check()
-    begin = beginning(task, tokenizer, prompt)
+    begin = beginning(task, tokenizer, prompt, format)
     longest = max(len(begin.tokens) + sampling.max_tokens, len(begin.source))
     if max_length and longest > max_length:
         raise UserError(
@@ -76,7 +78,8 @@ def generate(
     )
     read = Source(source) if begin.source else None
     out = generate_tokens(model, params, tokens, sampling, read)
-    texts, shown = [], '' if begin.source else prompt
+    answers = begin.source or format.teaches == 'responses'
+    texts, shown = [], '' if answers else prompt
     for row in jax.device_get(out).tolist():
         if begin.end in row:
             row = row[: row.index(begin.end)]
@@ -84,12 +87,18 @@ def generate(
     return texts
 
 
-def beginning(task: Task, tokenizer: Tokenizer, prompt: str) -> Beginning:
-    """How a model of this task goes on from `prompt`, in which extra ids may be written.
+def beginning(task: Task, tokenizer: Tokenizer, prompt: str, format: Format = TEXT) -> Beginning:
+    """How a model of this task goes on from `prompt`, in which extra ids may be written, in a
+    document of this format.
 
     Raises UserError for a prompt that cannot be.
     """
-    return task.begin(ExtraIds(tokenizer, task.extra_ids).encode(prompt), tokenizer)
+    ids, extra = [], ExtraIds(tokenizer, task.extra_ids)
+    for number, part in enumerate(format.opening(prompt)):
+        ids += [tokenizer.eos_id] if number else []
+        for text, _, special in part:
+            ids += tokenizer.encode(text, special).tolist() if special else extra.encode(text)
+    return task.begin(ids, tokenizer)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'sampling'))

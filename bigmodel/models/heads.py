@@ -15,7 +15,7 @@ from bigmodel.layers.kernel import MASKED
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.norms import NORMS
 from bigmodel.sharding import constrain
-from bigmodel.specs import bind
+from bigmodel.specs import bind, parse
 
 
 class LMHead(nn.Module):
@@ -32,6 +32,8 @@ class LMHead(nn.Module):
     logit_scale: float = 1.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
+
+    predicts = 'tokens'
 
     @nn.compact
     def __call__(
@@ -94,6 +96,8 @@ class Classifier(nn.Module):
     logit_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 
+    predicts = 'class'
+
     @nn.compact
     def __call__(
         self,
@@ -101,13 +105,84 @@ class Classifier(nn.Module):
         inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B C']:
-        if self.pool not in POOLS:
-            raise unknown('pool of the classifier head', self.pool, POOLS)
-        here_BL = jnp.ones(x_BLD.shape[:2]) if segments_BL is None else segments_BL > 0
-        x_BD = POOLS[self.pool](x_BLD.astype(jnp.float32), here_BL.astype(jnp.float32))
-        rest = (True, 'head', lambda role, fan_in: 0.0, self.dtype)
-        out = Linear((self.num_labels,), ('embed',), ('labels',), *rest, name='out')
-        return self.logit_scale * out(x_BD).astype(jnp.float32)
+        out = _zero_linear(self.num_labels, self.dtype)
+        logits = out(_pooled(x_BLD, segments_BL, self.pool)).astype(jnp.float32)
+        return self.logit_scale * logits
+
+
+class Regressor(nn.Module):
+    """One number from the mean, first or last vector of a row; starts at zero."""
+
+    pool: str = 'mean'
+    logit_scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    predicts = 'number'
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, 'B L D'],
+        inputs: Inputs,
+        segments_BL: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, ' B']:
+        out = _zero_linear(1, self.dtype)
+        numbers = out(_pooled(x_BLD, segments_BL, self.pool)).astype(jnp.float32)
+        return self.logit_scale * numbers[:, 0]
+
+
+class TokenClassifier(nn.Module):
+    """Logits over labels for each token; starts at zero (Devlin et al. 2018, §5.3)."""
+
+    num_labels: int
+    logit_scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    predicts = 'classes'
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, 'B L D'],
+        inputs: Inputs,
+        segments_BL: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, 'B L C']:
+        logits = _zero_linear(self.num_labels, self.dtype)(x_BLD).astype(jnp.float32)
+        return self.logit_scale * logits
+
+
+class SpanHead(nn.Module):
+    """Logits of each token as the first and as the last of a span; starts at zero (Devlin et al.
+    2018, §4.2).
+    """
+
+    logit_scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    predicts = 'span'
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, 'B L D'],
+        inputs: Inputs,
+        segments_BL: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, 'B L 2']:
+        return self.logit_scale * _zero_linear(2, self.dtype)(x_BLD).astype(jnp.float32)
+
+
+def _zero_linear(features: int, dtype: DTypeLike) -> Linear:
+    """The last layer of a head that is fine-tuned: all its outputs begin equal."""
+    rest = (True, 'head', lambda role, fan_in: 0.0, dtype)
+    return Linear((features,), ('embed',), ('labels',), *rest, name='out')
+
+
+def _pooled(x_BLD: Array, segments_BL: Array | None, pool: str) -> Float[Array, 'B D']:
+    """One vector for each row, of its tokens that are no padding."""
+    if pool not in POOLS:
+        raise unknown('pool of model.head', pool, POOLS)
+    here_BL = jnp.ones(x_BLD.shape[:2]) if segments_BL is None else segments_BL > 0
+    return POOLS[pool](x_BLD.astype(jnp.float32), here_BL.astype(jnp.float32))
 
 
 def _mean(x_BLD: Array, here_BL: Array) -> Array:
@@ -121,4 +196,19 @@ def _last(x_BLD: Array, here_BL: Array) -> Array:
 
 
 POOLS = {'mean': _mean, 'last': _last, 'first': lambda x_BLD, here_BL: x_BLD[:, 0]}
-HEADS = {'lm': LMHead, 'mlm': MLMHead, 'classifier': Classifier}
+HEADS = {
+    'lm': LMHead,
+    'mlm': MLMHead,
+    'classifier': Classifier,
+    'token_classifier': TokenClassifier,
+    'regressor': Regressor,
+    'span': SpanHead,
+}
+
+
+def head_class(spec: str) -> type[nn.Module]:
+    """The class that `spec` names; its `predicts` is what a task asks for (`Task.predicts`)."""
+    name = parse(spec, 'model.head').name
+    if name not in HEADS:
+        raise unknown('model.head', name, HEADS)
+    return HEADS[name]

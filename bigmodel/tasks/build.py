@@ -3,15 +3,23 @@
 from bigmodel.specs import make
 from bigmodel.tasks.causal_lm import CausalLM
 from bigmodel.tasks.classification import Classification
+from bigmodel.tasks.extractive_qa import ExtractiveQA
+from bigmodel.tasks.instruction import Instruction
 from bigmodel.tasks.masked_lm import MaskedLM
+from bigmodel.tasks.regression import Regression
 from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
+from bigmodel.tasks.token_classification import TokenClassification
 
 TASKS = {
     'causal_lm': CausalLM,
     'masked_lm': MaskedLM,
     'span_corruption': SpanCorruption,
     'classification': Classification,
+    'token_classification': TokenClassification,
+    'regression': Regression,
+    'extractive_qa': ExtractiveQA,
+    'instruction': Instruction,
 }
 
 

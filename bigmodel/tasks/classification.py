@@ -25,7 +25,7 @@ class Classification(Task):
     label_smoothing: Annotated[float, SHARE] = 0.0
     shift: Annotated[int, NOT_NEGATIVE] = 0
     flip: bool = False
-    labelled = True
+    labelled, learns, predicts = True, 'class', 'class'
 
     @property
     def reads(self) -> tuple[str, ...]:

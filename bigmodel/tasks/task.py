@@ -47,10 +47,13 @@ class Task:
     `extra_tokens` is how many tokens past the sequence length a row holds (and shares with the
     next row); `labelled` says whether rows need a label. `extra_ids` tokens follow the tokenizer's
     own in the model's vocabulary: ids vocab_size, vocab_size + 1, … `reads` are those of `KINDS`
-    that it can work on.
+    that it can work on, `predicts` is what its heads predict, `learns` what its formats teach.
     """
 
     reads: tuple[str, ...] = ('tokens',)
+    predicts = 'tokens'
+    learns = ''  # nothing beside the text itself
+    whole_documents = False  # whether a row must be one whole document
     extra_tokens = 0
     extra_ids = 0
     labelled = False

@@ -4,20 +4,53 @@ import numpy as np
 
 from bigmodel.config import ConfigDict
 from bigmodel.data.draws import Draws
+from bigmodel.data.formats import FORMATS, build_format
 from bigmodel.data.pipeline import Data
+from bigmodel.data.sources import ROW_SOURCES
 from bigmodel.errors import UserError
 from bigmodel.layers.inputs import INPUTS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.model import Model
 from bigmodel.models.stack import encoder_specs, layer_specs
-from bigmodel.specs import make
+from bigmodel.specs import make, parse
 from bigmodel.tasks.task import KINDS, Task
+
+MOST_ROWS = 64  # that are read to see whether there is something to learn
+
+
+def check_format(config: ConfigDict, task: Task) -> None:
+    """Raises UserError when data.format does not teach what the task learns; reads no data."""
+    if parse(config.data.source, 'data.source').name in ROW_SOURCES:
+        if task.learns not in ('', 'class'):
+            raise _needs_format(config, task, f'data.source={config.data.source!r} has none')
+        return
+    format = build_format(config.data.format)
+    if task.learns and format.teaches != task.learns:
+        raise _needs_format(config, task, f'not {config.data.format!r}')
+    if format.group > 1 and format.teaches != task.learns:
+        raise UserError(
+            f'task={config.task!r} reads one document of an example, but data.format='
+            f'{config.data.format!r} makes {format.group}; choose another'
+        )
+    if task.whole_documents and parse(config.data.packing, 'data.packing').name != 'pad':
+        raise UserError(
+            f'task={config.task!r} needs whole documents, one a row: set data.packing=pad, '
+            f'not {config.data.packing!r}'
+        )
+
+
+def _needs_format(config: ConfigDict, task: Task, problem: str) -> UserError:
+    fitting = [name for name, part in FORMATS.items() if part.teaches == task.learns]
+    return UserError(
+        f'task={config.task!r} needs data.format={" or ".join(fitting)}, which teach '
+        f'{task.learns}; {problem}'
+    )
 
 
 def check_inputs(config: ConfigDict, task: Task, model: Model, data: Data) -> None:
     """Raises UserError for rows that the task or the model cannot read, before anything compiles.
 
-    Reads one row.
+    Reads a few rows.
     """
     row = data.batches.examples.take(np.zeros(1, np.int64))
     (kind,) = (k for k in KINDS if k in row)
@@ -42,6 +75,19 @@ def check_inputs(config: ConfigDict, task: Task, model: Model, data: Data) -> No
             f'{layout.length} tokens of each row; set data.seq_len={layout.length}'
         )
     _check_columns(config.model, layout.columns)
+    if 'marks' in row and task.learns:
+        _check_marks(config, task, data)
+
+
+def _check_marks(config: ConfigDict, task: Task, data: Data) -> None:
+    """Rows at even distances must have something to learn, which truncation may have cut off."""
+    examples = data.batches.examples
+    places = np.unique(np.linspace(0, len(examples) - 1, MOST_ROWS).astype(np.int64))
+    if not examples.take(places)['marks'][..., task.extra_tokens :].any():
+        raise UserError(
+            f'task={config.task!r} learns {task.learns}, of which {len(places)} rows have no token '
+            f'within data.seq_len={config.data.seq_len}; use a larger data.seq_len'
+        )
 
 
 def _check_columns(model: ConfigDict, columns: int) -> None:

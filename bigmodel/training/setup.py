@@ -17,14 +17,15 @@ from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
 from bigmodel.models.adapters import KEY as ADAPTER
 from bigmodel.models.counts import flops_per_row
+from bigmodel.models.heads import HEADS, head_class
 from bigmodel.models.model import Model, apply, build_model, kernel_name
 from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import Sharding, make_sharding
-from bigmodel.specs import make, parse
+from bigmodel.specs import make
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.checkpoints import Checkpoints, find_run
-from bigmodel.training.fit import check_inputs
+from bigmodel.training.fit import check_format, check_inputs
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
 from bigmodel.training.restore import check_vocabulary
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
@@ -131,7 +132,9 @@ def build(config: ConfigDict) -> Setup:
     """Checks `config` (resolved) and builds its parts; raises UserError for the first mistake."""
     # Before data is prepared, which may take long and writes to the cache.
     _check_batch(config, make_sharding(config.sharding.mesh, config.sharding.rules))
-    data = _open(config, build_task(config.task), 'train', None, shuffle=True)
+    task = build_task(config.task)
+    check_format(config, task)
+    data = _open(config, task, 'train', None, shuffle=True)
     plan = outline(config, data)
     setup = Setup(**vars(plan), data=data)
     _check_init_from(setup)
@@ -147,8 +150,9 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     sharding = make_sharding(config.sharding.mesh, config.sharding.rules)
     _check_batch(config, sharding)
     task = build_task(config.task)
+    check_format(config, task)
     platform = sharding.platform
-    labels = task.labelled or parse(config.model.head, 'model.head').name == 'classifier'
+    labels = task.labelled or head_class(config.model.head).predicts != 'tokens'
     if data is None and (labels or not config.model.vocab_size):
         data = _open(config, task, 'train', None, shuffle=True)
     model = model_of(config, task, data, platform)
@@ -221,7 +225,7 @@ def _check_masks(setup: Outline) -> None:
         )
     if setup.task.two_sided and not ahead:
         raise UserError(
-            f'task={setup.config.task!r} predicts tokens from both sides, of which model.mask='
+            f'task={setup.config.task!r} predicts from both sides, of which model.mask='
             f"{next(iter(masks))!r} shows one; use 'full'"
         )
     if not ahead and setup.model.make_head.keywords.get('pool') == 'first':
@@ -233,7 +237,18 @@ def _check_masks(setup: Outline) -> None:
 
 def _check_head(setup: Outline) -> None:
     """The task must fit the head, and an encoder where there is one."""
-    model = setup.config.model
+    model, predicts = setup.config.model, setup.task.predicts
+    if head_class(model.head).predicts != predicts:
+        fitting = [repr(name) for name, head in HEADS.items() if head.predicts == predicts]
+        raise UserError(
+            f'task={setup.config.task!r} needs model.head={" or ".join(fitting)}, '
+            f'not {model.head!r}'
+        )
+    if setup.task.learns and model.ahead != 'none':
+        raise UserError(
+            f'model.ahead={model.ahead!r} learns all of a text, but task={setup.config.task!r} '
+            f"{setup.task.learns} alone; set model.ahead='none'"
+        )
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
         needs = "an encoder and model.cross='attention'" if source_length else 'no encoder'
@@ -253,13 +268,7 @@ def _check_head(setup: Outline) -> None:
         inputs, source = setup.model.example(length)
         return apply(setup.model, params, inputs, source=source)
 
-    outputs = jax.eval_shape(run, setup.abstract.params)
-    if setup.task.labelled != (outputs.ndim == 2):
-        wanted = 'classifier' if setup.task.labelled else 'mlm' if setup.task.two_sided else 'lm'
-        raise UserError(
-            f'task={setup.config.task!r} needs model.head={wanted!r}, '
-            f'not {setup.config.model.head!r}'
-        )
+    jax.eval_shape(run, setup.abstract.params)  # a part may refuse this length
 
 
 def _check_adapter(setup: Outline) -> None:

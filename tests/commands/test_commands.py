@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from bigmodel.commands.main import COMMANDS, main
+from bigmodel.commands.train import print_comparison
 from bigmodel.training.extrapolation import _labels
 from tests.commands.conftest import ROOT, base
 
@@ -169,3 +170,12 @@ def test_baselines_are_runs_beside_the_run(text, finished_run, tmp_path, capsys)
     assert json.loads((scratch / 'result.json').read_text())['steps'] == 1
     table = out[out.rindex('\nvalidation ') :]
     assert 'quickstart ' in table and 'quickstart-scratch' in table
+
+
+def test_runs_are_compared_by_what_their_task_reports(capsys):
+    values = {'loss': 0.25, 'mse': 0.25, 'mae': 0.5}
+    result = {'metrics': {'train': {}, 'validation': values}, 'steps': 7}
+    print_comparison({'a': result, 'b': result})
+    out = capsys.readouterr().out.split('\n')
+    assert out[1].split() == ['validation', 'loss', 'mae', 'steps']
+    assert [line.split() for line in out[2:4]] == [[n, '0.2500', '0.5000', '7'] for n in 'ab']

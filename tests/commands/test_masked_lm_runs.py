@@ -87,7 +87,8 @@ def test_a_mask_that_shows_one_side_is_refused_unless_a_layer_sees_both(text, ca
 def test_the_head_that_fits_is_named(text, tmp_path, capsys):
     rows = [{'text': f'row {i}', 'label': str(i % 2)} for i in range(200)]
     (tmp_path / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
-    data = [f'data.path={tmp_path / "rows.jsonl"}', 'data.source=jsonl(label="label")']
+    data = [f'data.path={tmp_path / "rows.jsonl"}', 'data.source=jsonl']
+    data.append('data.format=text(label="label")')
     changes = [*MASKED, *data, 'model.head=classifier']
     line = refused(['show', *base(text), *flags(changes)], capsys)
     assert "task='masked_lm' needs model.head='mlm', not 'classifier'" in line

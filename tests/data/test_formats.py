@@ -179,6 +179,7 @@ BAD = [
     ('span', SQUAD | {'answers': {'text': ['Ada']}}, "no field 'answers.answer_start'"),
     ('choices("o")', {'question': 'q', 'o': ['a'], 'label': 0}, '1 o instead of 4: set group='),
     ('score', {'text': 'a', 'score': 'b'}, "field 'score' is not a number"),
+    ('score', {'text': 'a', 'score': float('nan')}, "field 'score' is not a number: nan"),
     ('preference', {'prompt': 'p', 'chosen': 'c', 'rejected': ''}, "field 'rejected' is empty"),
     ('text(label="y")', {'text': 'a', 'y': [0.5]}, ':1: label 0.5 is neither'),
     ('txet', {}, "unknown data.format 'txet'. Did you mean 'text'"),

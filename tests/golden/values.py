@@ -39,6 +39,13 @@ def golden_bert() -> dict[str, np.ndarray]:
 
 
 @functools.cache
+def golden_tuning() -> dict[str, np.ndarray]:
+    """All of tuning_values.npz."""
+    with np.load(FOLDER / 'tuning_values.npz') as archive:
+        return dict(archive)
+
+
+@functools.cache
 def golden_t5() -> dict[str, np.ndarray]:
     """All of t5_values.npz."""
     with np.load(FOLDER / 't5_values.npz') as archive:

@@ -1,18 +1,23 @@
 """Generation with the cache is generation without it, and draws from what it says."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigmodel.data.formats import build_format
 from bigmodel.data.plain_tokenizers import ByteTokenizer
+from bigmodel.data.store import open_store
 from bigmodel.errors import UserError
-from bigmodel.inference.generate import Sampling, generate, generate_tokens, sample
+from bigmodel.inference.generate import Sampling, beginning, generate, generate_tokens, sample
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.model import apply
+from bigmodel.tasks.build import build_task
+from experiments import defaults
 from tests.small import VOCAB, random_params, small_model
 
 PROMPT, NEW = 5, 7
@@ -95,3 +100,29 @@ def test_text_begins_with_the_prompt_and_depends_on_the_seed():
 def test_a_wrong_argument_is_named(wrong):
     with pytest.raises(UserError, match=f'--{next(iter(wrong))}'):
         Sampling(**wrong).check()
+
+
+CHAT = [{'role': 'user', 'content': 'hi'}, {'role': 'assistant', 'content': 'yo'}]
+
+
+@pytest.mark.parametrize(
+    ('format', 'row'),
+    [
+        ('prompt', {'prompt': 'hi', 'response': 'yo'}),
+        ('chat', {'messages': CHAT}),
+        ('chat(template="plain")', {'messages': CHAT}),
+    ],
+)
+def test_a_prompt_is_opened_as_training_showed_it(format, row, tmp_path):
+    """What generation begins with is a training document up to its response."""
+    for split in ('train', 'validation'):
+        (tmp_path / f'{split}.jsonl').write_text(json.dumps(row))
+    data = defaults.get_config().data
+    data.update(source='jsonl', path=f'{tmp_path}/{{split}}.jsonl', format=format)
+    data.update(cache_dir=str(tmp_path / 'cache'))
+    store = open_store(data, 'train')
+    places = np.arange(store.num_tokens)
+    before = store.gather(places)[: int(np.argmax(store.marks(places) == 1))]
+    task, made = build_task('instruction'), build_format(format)
+    begin = beginning(task, store.tokenizer, 'hi', made)
+    assert list(begin.tokens) == before.tolist() and begin.end == store.tokenizer.eos_id

@@ -59,9 +59,10 @@ def test_rows_that_pad_the_table_are_never_predicted(head: str) -> None:
     assert np.all(probabilities[..., VOCAB:] == 0) and np.all(probabilities[..., :VOCAB] > 0)
 
 
+@pytest.mark.parametrize(('head', 'shape'), [('classifier', (2, LABELS)), ('regressor', (2,))])
 @pytest.mark.parametrize('pool', POOLS)
-def test_pools_ignore_padding(pool: str) -> None:
-    model = small_model(LENGTH, LABELS, mask='full', head=f'classifier(pool={pool!r})')
+def test_pools_ignore_padding(pool: str, head: str, shape: tuple) -> None:
+    model = small_model(LENGTH, LABELS, mask='full', head=f'{head}(pool={pool!r})')
     params, tokens = random_params(model), random_tokens(2, LENGTH)
     segments = np.array([[1] * 12, [1] * 7 + [0] * 5])
     changed = tokens.copy()
@@ -69,7 +70,7 @@ def test_pools_ignore_padding(pool: str) -> None:
     run = lambda t: forward(model)(params, jnp.asarray(t), slots_, jnp.asarray(segments))  # noqa: E731
     slots_ = jnp.asarray(slots(2, LENGTH))
     got, other = run(tokens), run(changed)
-    assert got.shape == (2, LABELS)
+    assert got.shape == shape
     np.testing.assert_allclose(got, other, rtol=1e-6, atol=1e-6)
     changed[1, 0 if pool == 'first' else 6] = (tokens[1, 0 if pool == 'first' else 6] + 1) % 32
     assert np.abs(run(changed)[1] - got[1]).max() > 1e-3
@@ -88,12 +89,25 @@ def test_pool_is_the_vector_it_names(pool: str) -> None:
     np.testing.assert_allclose(got, want[pool], rtol=1e-6, atol=1e-7)
 
 
-def test_classifier_starts_at_zero() -> None:
-    model = small_model(LENGTH, LABELS, mask='full', head='classifier')
+@pytest.mark.parametrize(
+    ('head', 'outputs'),
+    [('classifier', LABELS), ('token_classifier', LABELS), ('regressor', 1), ('span', 2)],
+)
+def test_heads_for_fine_tuning_start_at_zero(head: str, outputs: int) -> None:
+    model = small_model(LENGTH, LABELS, mask='full', head=head)
     params = nn.unbox(quick_jit(lambda: init_params(model, jax.random.key(0)))())
-    assert params['head']['out']['weight'].shape == (16, LABELS)
+    assert params['head']['out']['weight'].shape == (16, outputs)
     tokens = jnp.asarray(random_tokens(2, LENGTH))
     assert not quick_jit(lambda p: apply(model, p, tokens))(params).any()
+
+
+@pytest.mark.parametrize('head', ['token_classifier', 'span'])
+def test_heads_of_tokens_are_products_with_each_vector(head: str) -> None:
+    model = small_model(LENGTH, LABELS, mask='full', head=head)
+    params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
+    out = params['head']['out']
+    want = residual(model, params, tokens) @ out['weight'] + out['bias']
+    np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, tokens))(params), want, **CLOSE)
 
 
 def test_unknown_pool_names_the_nearest() -> None:

@@ -57,6 +57,11 @@ def test_shrunk_it_trains_two_steps(card, small_args, text_file, tmp_path, capsy
             '--config.data.format=text(label="label")',
             f'--config.data.path={data}',
         ]
+    if config.task == 'instruction':
+        data, words = tmp_path / 'prompts.jsonl', text_file.read_text().split()
+        rows = [{'prompt': words[i], 'response': words[i + 1]} for i in range(400)]
+        data.write_text(''.join(json.dumps(r) + '\n' for r in rows))
+        changes += ['--config.data.source=jsonl', f'--config.data.path={data}']
     if images:
         inputs = 'patches(size=2, channels=1, class_token=True)'
         changes += ['--config.data.source=digits', '--config.data.seq_len=17']

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from bigmodel.data.draws import Draws
+from bigmodel.data.formats import FORMATS
 from bigmodel.data.plain_tokenizers import CharTokenizer
 from bigmodel.errors import UserError
 from bigmodel.layers.kernel import MASKED
+from bigmodel.models.heads import HEADS
 from bigmodel.models.model import Model
 from bigmodel.tasks.build import TASKS, build_task
 from bigmodel.tasks.losses import cross_entropy
@@ -89,9 +91,33 @@ SHAPES = {
     'masked_lm': {'mask': 'full', 'head': 'mlm'},
     'span_corruption': {'encoder_depth': 2, 'cross': 'attention'},
     'classification': {'mask': 'full', 'head': 'classifier'},
+    'token_classification': {'mask': 'full', 'head': 'token_classifier'},
+    'regression': {'mask': 'full', 'head': 'regressor'},
+    'extractive_qa': {'mask': 'full', 'head': 'span'},
+    'instruction': {},
+}
+# Task -> marks of four rows, for those that learn from marks.
+MARKS = {
+    'token_classification': lambda length: (np.arange(4 * length) % 4).reshape(4, length),
+    'extractive_qa': lambda length: np.stack(
+        [np.where(np.arange(length) < 3, 0, 2 - (abs(np.arange(length) - c) < 2)) for c in SPANS]
+    ),
+    'instruction': lambda length: np.arange(length) >= np.array([[3], [5], [8], [4]]),
+}
+SPANS = (5, 8, 20, 7)  # the middle of each row's answer; the third has none
+# The least loss of a model that knows nothing, where it is not that of 32 tokens.
+FIRST_LOSSES = {
+    'classification': np.log(LABELS),
+    'token_classification': np.log(LABELS),
+    'regression': np.var([0, 1, 2, 1]),
+    'extractive_qa': 2 * np.log(LENGTH - 2),
 }
 # Tasks that need arguments for a vocabulary as small as this.
 SPECS = {'span_corruption': 'span_corruption(sentinels=4)'}
+
+
+def name_of(task: Task) -> str:
+    return next(name for name, part in TASKS.items() if part is type(task))
 
 
 def batch_of(task: Task) -> dict[str, jax.Array]:
@@ -99,6 +125,8 @@ def batch_of(task: Task) -> dict[str, jax.Array]:
     tokenizer = CharTokenizer(''.join(chr(65 + i) for i in range(VOCAB - task.extra_ids)))
     rows = lm_batch(random_tokens(4, LENGTH + task.extra_tokens) % tokenizer.vocab_size)
     rows |= {'label': np.array([0, 1, 2, 1])} if task.labelled else {}
+    if marks := MARKS.get(name_of(task)):
+        rows['marks'] = marks(LENGTH + task.extra_tokens).astype(np.int32)
     keys = np.arange(4, dtype=np.uint64)
     made = task.prepare({k: np.asarray(v) for k, v in rows.items()}, Draws(keys), tokenizer)
     return {k: jnp.asarray(v) for k, v in made.items()}
@@ -106,6 +134,17 @@ def batch_of(task: Task) -> dict[str, jax.Array]:
 
 def test_every_task_has_a_model() -> None:
     assert set(SHAPES) == set(TASKS)
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_every_task_has_heads_and_formats(name: str) -> None:
+    task = TASKS[name]
+    assert task.predicts in {head.predicts for head in HEADS.values()}
+    formats = [part for part in FORMATS.values() if task.learns in ('', part.teaches)]
+    assert formats
+    # A task that reads labels or marks learns from formats that have them.
+    assert not task.labelled or all(f.scored or hasattr(f, 'label') for f in formats)
+    assert name not in MARKS or all(f.marked for f in formats)
 
 
 def evaluated(spec: str, model: Model, params: Any, batch: dict[str, jax.Array]) -> tuple:
@@ -276,9 +315,9 @@ def test_each_task_overfits_one_batch(name: str, shape: dict[str, str]) -> None:
     for _ in range(config.num_steps):
         state, metrics = step(state, batch, hparams)
         losses.append(metrics['loss'].value())
-    assert losses[0] > 0.8 * np.log(LABELS if task.labelled else 32)
+    assert losses[0] > 0.8 * FIRST_LOSSES.get(name, np.log(32))
     assert losses[-1] < 0.05
-    assert metrics['accuracy'].value() == 1
+    assert name == 'regression' or metrics['accuracy'].value() == 1
     assert int(state.step) == config.num_steps
 
 

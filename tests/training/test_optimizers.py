@@ -21,6 +21,7 @@ from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.layers.weights import WEIGHTS
+from bigmodel.models.heads import HEADS
 from bigmodel.sharding import is_box
 from bigmodel.training.directions import OPTIMIZERS
 from bigmodel.training.optimizers import build_optimizer
@@ -263,7 +264,7 @@ PARTS = [
     {'mixer': 'mla(q_rank=4)', 'num_kv_heads': 4},
     {'ffn': 'moe(choice_bias=1.0, shared=1)'},
     {'head': 'lm(tied=False)'},
-    {'head': 'classifier', 'num_labels': 3},
+    *({'head': head, 'num_labels': 3} for head in HEADS),
 ]
 
 

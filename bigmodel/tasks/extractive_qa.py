@@ -1,0 +1,81 @@
+"""The part of a text that answers a question, or that there is none."""
+
+import dataclasses
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from bigmodel.data.draws import Draws
+from bigmodel.data.tokenizers import Tokenizer
+from bigmodel.layers.kernel import MASKED
+from bigmodel.metrics import Metrics
+from bigmodel.specs import SHARE
+from bigmodel.tasks.losses import Predictions, cross_entropy
+from bigmodel.tasks.task import Batch, ModelFn, Rows, Task, model_inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractiveQA(Task):
+    """Predicts the first and the last token of the answer, among those of the context; without an
+    answer both are the row's first token (Devlin et al. 2018, §4.2 and §4.3, SQuAD).
+
+    An answer that the end of a row may have cut does not count. Metrics, over rows: `loss` (nats of
+    both ends, smoothed), `nll` (nats of both ends), `accuracy` (whether the best span, or no
+    answer, is exactly the right one).
+    """
+
+    label_smoothing: Annotated[float, SHARE] = 0.0
+    learns = predicts = 'span'
+    two_sided = whole_documents = True
+
+    def prepare(self, rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
+        """`start` and `end` of the answer, 0 without one; `candidates`, 1 where one may be;
+        `weights`, 0 for a row whose answer may be cut.
+        """
+        ends = rows['tokens'] == tokenizer.eos_id  # marked as the text before
+        context, answer = (rows['marks'] > 0) & ~ends, (rows['marks'] == 1) & ~ends
+        candidates = context.astype(np.int32)
+        candidates[:, 0] = 1
+        # Without an answer argmax is 0.
+        start, last = answer.argmax(1), answer.shape[1] - 1 - answer[:, ::-1].argmax(1)
+        made = {
+            'start': start.astype(np.int32),
+            'end': np.where(answer.any(1), last, 0).astype(np.int32),
+            'candidates': candidates,
+            'weights': 1 - answer[:, -1].astype(np.float32),
+        }
+        return rows | made
+
+    def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
+        weights = batch['weights']
+        if 'valid' in batch:
+            weights *= batch['valid']
+        logits_BL2 = model(*model_inputs(batch), dropout_key)
+        can = batch['candidates'] > 0
+        starts, ends = (jnp.where(can, logits_BL2[..., i], MASKED) for i in range(2))
+        one, other = (
+            cross_entropy(logits, batch[name], self.label_smoothing)
+            for logits, name in ((starts, 'start'), (ends, 'end'))
+        )
+        start, end = best_span(starts, ends, can)
+        right = (start == batch['start']) & (end == batch['end'])
+        return Predictions(one[0] + other[0], one[1] + other[1], right, weights).metrics()
+
+
+def best_span(
+    starts: Float[Array, 'B L'], ends: Float[Array, 'B L'], can: Bool[Array, 'B L']
+) -> tuple[Int[Array, ' B'], Int[Array, ' B']]:
+    """The span start <= end of the largest sum of logits; (0, 0) where position 0 alone has a
+    sum as large: no answer.
+    """
+    places = jnp.arange(starts.shape[1])
+    inside = can & (places > 0)
+    scores = jnp.where(inside, starts, MASKED)
+    sums = jax.lax.cummax(scores, axis=1) + jnp.where(inside, ends, MASKED)
+    end = jnp.argmax(sums, axis=1)
+    start = jnp.argmax(jnp.where(places <= end[:, None], scores, MASKED), axis=1)
+    answered = jnp.max(sums, axis=1) > starts[:, 0] + ends[:, 0]
+    return start * answered, end * answered

@@ -1,0 +1,32 @@
+"""Does pre-training on Python help a model that learns to say what a function is for?
+
+    python launch.py                                             # the checkpoint to start from
+    python launch.py --config=experiments/finetune/instructions.py
+
+Reads the source of a function and writes the first line of its docstring; the loss is of that line
+alone. The checkpoint of the quickstart is fine-tuned, and the same model is trained from scratch
+with the same budget. One seed, on two cores that many other processes shared (99 and 103 s): on the
+validation split 1.470 nats a byte of the responses and accuracy 0.597, against 2.392 and 0.333.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import defaults
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    """120 updates of 16 rows, from runs/quickstart and from scratch."""
+    c = defaults.get_config()
+    c.task = 'instruction'
+    c.num_steps = 120
+    c.data.source = 'pystdlib_summaries(longest=250)'
+    c.data.format = 'prompt'
+    c.data.packing = 'first_fit'
+    c.data.seq_len, c.data.batch_size = 256, 16
+    c.optimizer.name = 'muon'
+    c.optimizer.learning_rate = 3e-3
+    c.schedule = 'cosine(warmup_steps=10)'
+    c.init_from.path = 'runs/quickstart'
+    c.baselines = ('scratch: init_from.path=',)
+    c.evals.validation.every = 120
+    return c

@@ -1,0 +1,262 @@
+"""Pairs, tokens, numbers and spans: losses of Hugging Face, targets by hand, and whole paths."""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from bigmodel.data.pipeline import open_data
+from bigmodel.errors import UserError
+from bigmodel.tasks.build import build_task
+from bigmodel.tasks.extractive_qa import best_span
+from bigmodel.training.setup import build, resolve
+from bigmodel.training.step import make_train_step
+from experiments import defaults
+from tests.golden.values import golden_tuning
+from tests.small import quick_jit
+from tests.tasks.test_tasks import fixed_logits, lm_batch
+
+LENGTH = 48
+
+
+def test_losses_are_hugging_faces() -> None:
+    golden = golden_tuning()
+    batch = lm_batch(np.zeros(golden['classes'].shape, np.int32))
+    targets = {'targets': jnp.asarray(golden['classes'])}
+    got = build_task('token_classification')(fixed_logits(golden['logits']), batch | targets, None)
+    assert got['loss'].value() == pytest.approx(golden['classes_loss'], rel=1e-5)
+    assert got['loss'].weight == (golden['classes'] >= 0).sum() > 0
+
+    spans = {k: jnp.asarray(golden[k]) for k in ('start', 'end')}
+    spans |= {'candidates': jnp.ones(golden['classes'].shape, int), 'weights': jnp.ones(4)}
+    got = build_task('extractive_qa')(fixed_logits(golden['ends']), batch | spans, None)
+    # Theirs is the mean of both ends, the paper's the sum.
+    assert got['loss'].value() == pytest.approx(2 * golden['span_loss'], rel=1e-5)
+
+    labels = {'label': jnp.asarray(golden['numbers'])}
+    got = build_task('regression')(fixed_logits(golden['predicted']), batch | labels, None)
+    assert got['loss'].value() == got['mse'].value() == pytest.approx(golden['mse'], rel=1e-5)
+    assert got['mae'].value() == pytest.approx(golden['mae'], rel=1e-5)
+
+
+def test_the_best_span_is_that_of_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    starts, ends = rng.standard_normal((2, 50, 9)).astype(np.float32)
+    can = rng.random((50, 9)) < 0.6
+    can[:, 0], can[0, 1:] = True, False  # the first row has no context
+    start, end = best_span(*(jnp.where(can, x, -1e30) for x in (starts, ends)), jnp.asarray(can))
+    answered = 0
+    for b in range(50):
+        spans = [(i, j) for i in range(1, 9) for j in range(i, 9) if can[b, i] and can[b, j]]
+        want = max([(0, 0), *spans], key=lambda s: starts[b, s[0]] + ends[b, s[1]])
+        assert (int(start[b]), int(end[b])) == want
+        answered += want != (0, 0)
+    assert 10 < answered < 49
+
+
+def test_spans_outside_the_context_cost_and_win_nothing() -> None:
+    logits = np.zeros((1, 6, 2))
+    logits[0, 1] = 50  # of the question
+    batch = {
+        'tokens': jnp.zeros((1, 6), int),
+        'start': jnp.array([3]),
+        'end': jnp.array([4]),
+        'candidates': jnp.array([[1, 0, 1, 1, 1, 0]]),
+        'weights': jnp.ones(1),
+    }
+    logits[0, 3, 0] = logits[0, 4, 1] = 1
+    metrics = build_task('extractive_qa')(fixed_logits(logits), batch, None)
+    assert metrics['loss'].value() == pytest.approx(2 * np.log(1 + 3 / np.e), rel=1e-5)
+    assert metrics['accuracy'].value() == 1
+
+
+def config_of(folder: Any, rows: list[dict[str, Any]], task: str, **changes: Any) -> ConfigDict:
+    """A run of a small model on these rows as JSONL, the same for all splits."""
+    for split in ('train', 'validation'):
+        (folder / f'{split}.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    c = defaults.get_config()
+    c.task = task
+    c.data.update(source='jsonl', path=f'{folder}/{{split}}.jsonl', cache_dir=str(folder / 'cache'))
+    c.data.update(packing='pad', seq_len=LENGTH, batch_size=8, workers=1)
+    c.model.update(depth=1, width=32, num_heads=4, mask='full')
+    c.optimizer.learning_rate, c.schedule = 1e-2, 'constant'
+    for key, value in changes.items():
+        c[key.partition('_')[0]][key.partition('_')[2]] = value
+    return resolve(c)
+
+
+def made(config: ConfigDict) -> dict[str, np.ndarray]:
+    """The first rows as the config's task prepares them, in order."""
+    data = open_data(
+        config.data,
+        'train',
+        length=LENGTH,
+        shuffle=False,
+        prepare=build_task(config.task).prepare,
+    )
+    return data.batches(0)
+
+
+TAGGED = {'tokens': ['Ada', 'ran', 'home'], 'tags': ['PER', 'O', 'LOC']}
+
+
+@pytest.mark.parametrize('packing', ['pad', 'first_fit'])
+def test_classes_are_of_the_tokens_of_words(tmp_path, packing) -> None:
+    rows = [TAGGED, {'tokens': ['x'], 'tags': ['O']}]
+    changes = {'data_format': 'tags', 'data_packing': packing, 'data_batch_size': 2}
+    batch = made(config_of(tmp_path, rows, 'token_classification', **changes))
+    tokens, targets, segments = (
+        batch[name][batch['valid'] > 0].ravel() for name in ('tokens', 'targets', 'segments')
+    )
+    names = {-1: '.', 0: 'L', 1: 'O', 2: 'P'}
+    text = ''.join(names[t] for t in targets[(tokens < 256) & (segments > 0)])
+    assert text == 'PPP.OOO.LLLL' + 'O'
+    assert (targets[tokens >= 256] == -1).all() and (targets >= 0).sum() == 11
+
+
+QUESTIONS = [
+    {'question': 'who?', 'context': 'by Ada L.', 'answers': {'text': ['Ada'], 'answer_start': [3]}},
+    {'question': 'who?', 'context': 'by Ada', 'answers': {'text': ['Ada'], 'answer_start': [3]}},
+    {'question': 'who?', 'context': 'by Bob', 'answers': {'text': [], 'answer_start': []}},
+    {
+        'question': 'q' * 40,
+        'context': 'by Ada L.',
+        'answers': {'text': ['Ada L'], 'answer_start': [3]},
+    },
+    {'question': 'q' * 60, 'context': 'by', 'answers': {'text': ['by'], 'answer_start': [0]}},
+]
+
+
+def test_spans_are_of_the_answers(tmp_path) -> None:
+    changes = {'data_format': 'span', 'data_packing': 'pad(truncate=True)'}
+    batch = made(config_of(tmp_path, QUESTIONS, 'extractive_qa', **changes))
+    found = []
+    for i in range(len(QUESTIONS)):
+        start, end = int(batch['start'][i]), int(batch['end'][i])
+        answer = bytes(batch['tokens'][i, start : end + 1].clip(0, 255).astype(np.uint8))
+        found.append(answer.decode() if end else None)
+    assert found[:3] == ['Ada', 'Ada', None]
+    # The fourth is cut within the answer, and so does not count; the last before its context.
+    assert batch['weights'].tolist()[:5] == [1, 1, 1, 0, 1] and found[4] is None
+    for i, row in enumerate(QUESTIONS[:3]):
+        places = np.flatnonzero(batch['candidates'][i])
+        assert places[0] == 0
+        assert bytes(batch['tokens'][i, places[1:]].astype(np.uint8)) == row['context'].encode()
+
+
+def letters(i: int) -> list[str]:
+    return list(np.random.default_rng(i).choice(list('abcd'), 6))
+
+
+# Task -> (its head, its format, an example that can be learned in a few updates).
+PATHS = {
+    'classification': (
+        'classifier',
+        'pair("first", "second")',
+        lambda i: {'first': 'abc'[i % 3] * 4, 'second': 'ab'[i % 2] * 4, 'label': i % 2},
+    ),
+    'token_classification': (
+        'token_classifier',
+        'tags',
+        lambda i: {'tokens': letters(i), 'tags': [ord(x) % 2 for x in letters(i)]},
+    ),
+    'regression': (
+        'regressor',
+        'score("first", "second")',
+        lambda i: {'first': 'x', 'second': 'ab'[i % 2] * 4, 'score': 1.5 * (i % 2) - 1},
+    ),
+    'extractive_qa': (
+        'span',
+        'span("question", "context", "a", "s")',
+        lambda i: (
+            {
+                'question': '?',
+                'context': '....' * (i % 3) + 'ab..',
+                'a': ['ab'] if i % 4 else [],
+                's': [4 * (i % 3)] if i % 4 else [],
+            }
+            | ({} if i % 4 else {'context': '......'})
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize('task', PATHS)
+def test_each_task_trains_from_files(task, tmp_path) -> None:
+    """From JSONL through the store and the pipeline to forty updates."""
+    head, format, example = PATHS[task]
+    rows = [example(i) for i in range(32)]
+    config = config_of(tmp_path, rows, task, data_format=format, model_head=head)
+    setup = build(config)
+    step = quick_jit(make_train_step(setup.model, setup.task, setup.optimizer, 1))
+    with setup.sharding.active():
+        started = setup.initial_state(), setup.hparams
+    state, hparams = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), started)  # on one device
+    losses = []
+    for i in range(40):
+        state, metrics = step(state, setup.data.batches(i), hparams)
+        losses.append(metrics['loss'].value())
+    assert losses[-1] < 0.2 * losses[0], losses
+
+
+CLASSES = [{'text': f'row {i}', 'label': i % 2, 'score': i / 2} for i in range(32)]
+LABELLED, SCORED = 'text(label="label")', 'score'
+QA = {'data_format': 'span', 'model_head': 'span'}
+
+
+@pytest.mark.parametrize(
+    ('task', 'changes', 'message'),
+    [
+        (
+            'regression',
+            {'data_format': LABELLED, 'model_head': 'regressor'},
+            'needs data.format=score, which teach number; not',
+        ),
+        (
+            'classification',
+            {'data_format': SCORED, 'model_head': 'classifier'},
+            'needs data.format=text or pair, which teach class; not',
+        ),
+        (
+            'token_classification',
+            {'data_format': LABELLED, 'model_head': 'token_classifier'},
+            'needs data.format=tags',
+        ),
+        (
+            'regression',
+            {'data_source': 'digits', 'model_head': 'regressor'},
+            "data.source='digits' has none",
+        ),
+        (
+            'regression',
+            {'data_format': SCORED, 'model_head': 'lm'},
+            "needs model.head='regressor', not 'lm'",
+        ),
+        (
+            'regression',
+            {'data_format': SCORED, 'model_head': 'regressor', 'data_packing': 'first_fit'},
+            "data.packing='first_fit' mixes documents",
+        ),
+        (
+            'classification',
+            {'data_format': LABELLED, 'model_head': 'regressor'},
+            "needs model.head='classifier'",
+        ),
+        ('extractive_qa', QA | {'data_packing': 'windows'}, 'set data.packing=pad, not'),
+        ('extractive_qa', QA | {'model_mask': 'causal'}, 'predicts from both sides'),
+        (
+            'extractive_qa',
+            QA | {'data_packing': 'pad(truncate=True)', 'data_seq_len': 4},
+            'learns span, of which .* rows have no token within data.seq_len=4',
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_fix(tmp_path, task, changes, message) -> None:
+    rows = 8 * QUESTIONS if 'span' in changes.values() else CLASSES
+    changes = {'data_seq_len': 96} | changes
+    with pytest.raises(UserError, match=message):
+        build(config_of(tmp_path, rows, task, **changes))
