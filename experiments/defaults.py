@@ -14,12 +14,15 @@ def get_config(arg: str = '') -> ConfigDict:
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
     # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=; of
-    # encoder-decoders span_corruption(rate=, mean_length=); classification(shift=, flip=, …)
+    # encoder-decoders span_corruption(rate=, mean_length=); classification(shift=, flip=, …);
+    # distillation(weight=, temperature=); of preferences dpo(beta=), simpo(beta=, gamma=)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
     c.baselines = ()  # runs beside this one, 'name: key=value ...', whose results are compared
+    # Frozen models of other runs that the task asks for: 'teacher: RUN' of distillation,
+    c.companions = ()  # 'reference: RUN' of dpo (when not named: that of init_from)
     c.sample = ''  # prompt (or source) of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()

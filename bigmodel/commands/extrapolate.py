@@ -46,10 +46,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(folder: str, config: Any, length: int, args: argparse.Namespace) -> list[dict]:
-    from bigmodel.inference.load import learned_length
     from bigmodel.tasks.build import build_task
     from bigmodel.training.extrapolation import by_position, table
-    from bigmodel.training.restore import restored_params
+    from bigmodel.training.restore import learned_length, restored_params
     from bigmodel.training.setup import build
 
     if not build_task(config.task).whole_text:

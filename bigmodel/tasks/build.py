@@ -3,7 +3,9 @@
 from bigmodel.specs import make
 from bigmodel.tasks.causal_lm import CausalLM
 from bigmodel.tasks.classification import Classification
+from bigmodel.tasks.distillation import Distillation
 from bigmodel.tasks.masked_lm import MaskedLM
+from bigmodel.tasks.preference import DPO, SimPO
 from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
 
@@ -12,6 +14,9 @@ TASKS = {
     'masked_lm': MaskedLM,
     'span_corruption': SpanCorruption,
     'classification': Classification,
+    'dpo': DPO,
+    'simpo': SimPO,
+    'distillation': Distillation,
 }
 
 

@@ -10,7 +10,7 @@ from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.model import Model
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.specs import make
-from bigmodel.tasks.task import KINDS, Task
+from bigmodel.tasks.task import KINDS, Rows, Task
 
 
 def check_inputs(config: ConfigDict, task: Task, model: Model, data: Data) -> None:
@@ -33,13 +33,29 @@ def check_inputs(config: ConfigDict, task: Task, model: Model, data: Data) -> No
             f'{config.data.source!r} gives {KINDS[kind]}; set model.inputs to '
             f'{" or ".join(fitting)}'
         )
-    layout = inputs.layout(row[kind].shape[1:])
+    _check_examples(config, task, row)
+    layout = inputs.layout(row[kind].shape[1 + (task.group > 1) :])
     if layout.length != config.data.seq_len + task.extra_tokens:
         raise UserError(
             f'data.seq_len={config.data.seq_len}, but model.inputs={config.model.inputs!r} makes '
             f'{layout.length} tokens of each row; set data.seq_len={layout.length}'
         )
     _check_columns(config.model, layout.columns)
+
+
+def _check_examples(config: ConfigDict, task: Task, row: Rows) -> None:
+    """An example must have as many documents as the task reads, and marks if it needs them."""
+    group = row['tokens'].shape[1] if 'tokens' in row and row['tokens'].ndim == 3 else 1
+    if group != task.group:
+        raise UserError(
+            f'task={config.task!r} reads {task.group} documents an example, but data.format='
+            f'{config.data.format!r} gives {group}; choose another task or data.format'
+        )
+    if task.marked and 'marks' not in row:
+        raise UserError(
+            f'task={config.task!r} needs marks of what to learn, but data.format='
+            f'{config.data.format!r} gives none; choose another task or data.format'
+        )
 
 
 def _check_columns(model: ConfigDict, columns: int) -> None:
