@@ -4,7 +4,6 @@ import json
 import pathlib
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -143,8 +142,8 @@ def test_companions_are_sharded_like_the_rest(student):
 def test_generate_and_extrapolate_need_no_companion(student, tmp_path, capsys):
     _, run = student
     assert main(['generate', f'--workdir={run}', '--prompt=the', '--max_tokens=3']) == 0
-    argv = ['extrapolate', str(run), '--batches=1', f'--picture={tmp_path / "x.png"}']
-    assert main(argv) == 0
+    argv = ['extrapolate', str(run), '--length=16', '--batches=1']
+    assert main([*argv, f'--picture={tmp_path / "x.png"}']) == 0
 
 
 def test_dpo_begins_at_its_reference(text, finished_run, preferences, tmp_path):
@@ -231,6 +230,3 @@ def test_a_model_that_cannot_be_a_teacher_is_refused(
 def test_pairs_are_refused_by_a_task_that_reads_one_document(text, preferences, capsys):
     line = refused(['train', *base(text), *flags(preferences)], capsys)
     assert "task='causal_lm' reads 1 documents an example" in line
-
-
-jax.devices()  # all eight, before a command chooses fewer
