@@ -88,6 +88,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.learning_rate = 1e-3  # the schedule's peak
     c.optimizer.weight_decay = 0.1  # decoupled: multiplied by the learning rate
     c.optimizer.clip_norm = 1.0  # of the global gradient norm; 0: no clipping
+    # Decay of an average of the trained weights, which evaluations, samples and runs that start
+    c.optimizer.ema = 0.0  # from this one read instead of the last ones: 0.999; 0: none
     # Lists of (regex, value) over parameter paths: the first that matches from the start wins.
     c.optimizer.decay = (('.*/weight$', 1.0), ('.*', 0.0))  # of weight_decay: matrices alone
     c.optimizer.rates = (('.*', 1.0),)  # multipliers of the learning rate

@@ -113,9 +113,8 @@ def _write_sample(setup: Any, state: Any, run_dir: Any) -> None:
 
     prompt, most = setup.config.sample, learned_length(setup.config)
     sampling = Sampling(max_tokens=min(200, most // 2) if most else 200)
-    texts = generate(
-        setup.model, state.params, setup.data.tokenizer, prompt, sampling, task=setup.task
-    )
+    params = setup.optimizer.averaged(state.params, state.opt_state)
+    texts = generate(setup.model, params, setup.data.tokenizer, prompt, sampling, task=setup.task)
     run_dir.samples.write_text(''.join(texts))
     print(
         f'\nsample (temperature {Sampling().temperature}):\n'

@@ -73,7 +73,8 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
                 count = config.evals[name].batches
                 # The step reuses the companions' memory too: they are those of the newest state.
                 step_of = partial(eval_step, companions=state.companions)
-                values = evaluate(setup, step_of, state.params, splits[name], count)
+                params = setup.optimizer.averaged(state.params, state.opt_state)
+                values = evaluate(setup, step_of, params, splits[name], count)
                 log.evaluation(step, name, values, splits[name].store.gzip_bits_per_byte)
 
         # 5. Steps. The host reads the metrics of a step while the device runs the next.

@@ -24,6 +24,7 @@ from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.specs import make, parse
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Rows, Task
+from bigmodel.training.averages import with_average
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
 from bigmodel.training.fit import check_inputs
@@ -174,7 +175,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     if data:
         check_inputs(config, task, model, data)
     boxed = abstract_params(model)
-    optimizer, hparams = build_optimizer(config, boxed)
+    optimizer, hparams = with_average(config, *build_optimizer(config, boxed))
     shapes = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
     abstract = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
