@@ -50,7 +50,7 @@ def check_kernels(setup: Setup, params: Any, companions: Any = EMPTY) -> dict[st
     step = jax.jit(step, compiler_options=devices.quick_compile())
     rows = max(1, setup.sharding.batch_ways // jax.process_count())
     batch = {name: x[:rows] for name, x in setup.data.batches(0).items()}
-    jax.block_until_ready(step(params, put_batch(batch, setup.sharding), companions))
+    jax.block_until_ready(step(params, put_batch(batch, setup.sharding), dict(companions)))
     jax.effects_barrier()
     found = [dict(described) | worst for described, worst in calls.items()]
     limits = [_tolerance(call['dtype'], setup.platform) for call in found]
