@@ -97,7 +97,8 @@ def test_stopped_and_resumed_it_is_bitwise_the_same(student, tmp_path, capsys):
     for step in (4, 6):
         shutil.rmtree(copy / 'checkpoints' / str(step))
     assert main([*argv, f'--workdir={copy}']) == 0
-    assert 'resumed after step 2' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'resumed after step 2' in out and 'task  distillation, teacher ' in out
     assert saved(copy, STEPS) == saved(run, STEPS)
     assert records(copy) == records(run)
 

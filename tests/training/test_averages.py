@@ -11,10 +11,11 @@ import pytest
 from bigmodel.commands.main import main
 from bigmodel.errors import UserError
 from bigmodel.params import flatten
+from bigmodel.sharding import make_sharding
 from bigmodel.training.averages import with_average
 from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.optimizers import build_optimizer
-from bigmodel.training.state import abstract_params
+from bigmodel.training.state import abstract_params, init_state, state_sharding
 from tests.commands.conftest import base
 from tests.small import quick_jit, random_params, small_config, small_model
 
@@ -94,6 +95,17 @@ def test_runs_evaluate_it_and_later_ones_start_from_it(tmp_path, capsys) -> None
     assert main([*argv, f'--workdir={run}']) == 0
     again = flatten(ocp.load(run / 'checkpoints' / '4', checkpointable_name='state'))
     assert {k: np.asarray(v).tobytes() for k, v in again.items()} == first
+
+
+def test_it_lies_where_its_parameters_do() -> None:
+    model, config = small_model(), small_config()
+    config.optimizer.ema = DECAY
+    boxed = abstract_params(model)
+    optimizer, hparams = with_average(config, *build_optimizer(config, boxed))
+    shapes = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
+    places = state_sharding(make_sharding('data=2,fsdp=4', 'fsdp'), boxed, shapes)
+    assert places.opt_state['average'] == places.params
+    assert any(not place.is_fully_replicated for place in jax.tree.leaves(places.params))
 
 
 def nested(flat: dict) -> dict:
