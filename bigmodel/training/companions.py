@@ -10,6 +10,7 @@ from bigmodel import config as config_lib
 from bigmodel.config import ConfigDict
 from bigmodel.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel.errors import UserError, nearest
+from bigmodel.models.counts import flops_per_row
 from bigmodel.models.model import Model, build_model, padded_vocab
 from bigmodel.sharding import Sharding
 from bigmodel.tasks.build import build_task
@@ -26,6 +27,7 @@ class Companion:
     checkpoint: str
     model: Model
     abstract: Any
+    flops_per_token: int  # forward alone, of the rows that this run has
 
     def restore(self) -> Any:
         """The parameters."""
@@ -79,7 +81,10 @@ def open_companions(
             nn.unbox(boxed),
             sharding.of_params(boxed),
         )
-        found[name] = Companion(f'{run}/checkpoints/{step}', model, abstract)
+        row = flops_per_row(theirs.model, boxed, *task.lengths(config.data.seq_len))
+        # Training takes three times the products of the forward pass.
+        forward = round(row / 3 / config.data.seq_len)
+        found[name] = Companion(f'{run}/checkpoints/{step}', model, abstract, forward)
     return found
 
 

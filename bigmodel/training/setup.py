@@ -78,6 +78,11 @@ class Setup(Outline):
     companions: Mapping[str, Companion]
 
     @property
+    def flops_per_token(self) -> int:
+        """Training FLOPs a token of the rows, with the companions' forward passes."""
+        return super().flops_per_token + sum(c.flops_per_token for c in self.companions.values())
+
+    @property
     def companion_models(self) -> dict[str, Model]:
         """The models of the companions, by name."""
         return {name: c.model for name, c in self.companions.items()}

@@ -82,6 +82,11 @@ def test_a_run_says_which_checkpoint_it_learned_from_and_does_not_keep_it(studen
     _, run = student
     provenance = json.loads((run / 'run.json').read_text())
     assert provenance['companions'] == {'teacher': f'{finished_run}/checkpoints/2'}
+    config = resolve(config_lib.read_json(run / 'config.json'))
+    config.task, config.companions = 'causal_lm', ()
+    theirs = json.loads((finished_run / 'run.json').read_text())['flops_per_token']
+    alone = build(config).flops_per_token
+    assert provenance['flops_per_token'] == alone + round(theirs / 3)
     paths = Checkpoints(run / 'checkpoints').shapes(STEPS)
     assert {path.split('/')[0] for path in paths} == {'step', 'params', 'opt_state'}
     last = json.loads((run / 'result.json').read_text())['metrics']['validation']
