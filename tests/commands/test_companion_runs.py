@@ -165,14 +165,18 @@ def test_dpo_begins_at_its_reference(text, finished_run, preferences, tmp_path):
     assert tuple(config.companions) == (f'reference: {finished_run}',)
 
 
-def test_accumulated_it_has_the_same_metrics(text, finished_run, preferences, tmp_path):
+def test_accumulated_and_with_its_kernel_checked_it_has_the_same_metrics(
+    text, finished_run, preferences, tmp_path
+):
     found = []
     for parts in (1, 2):
         run, changes = tmp_path / f'{parts}', {'task': 'dpo', 'init_from.path': finished_run}
         changes |= {'accumulate': parts, 'data.batch_size': 16}
+        changes |= {'model.kernel': 'blockwise', 'model.check_kernel': True}
         argv = ['train', *base(text), *flags(preferences | changes), f'--workdir={run}']
         assert main(argv) == 0
         found.append([r for r in records(run) if r['split'] == 'train'][-1])
+        assert json.loads((run / 'run.json').read_text())['kernel_check']['agrees']
     for key in ('loss', 'margin', 'grad_norm'):
         assert found[0][key] == pytest.approx(found[1][key], rel=1e-4)
 
