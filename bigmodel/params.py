@@ -52,6 +52,22 @@ def assign(rules: Rules, tree: Any, what: str) -> Any:
     return jax.tree_util.tree_map_with_path(find, tree)
 
 
+def prune(tree: Any) -> Any:
+    """A nested dict without the leaves that are None and what is empty without them."""
+    if not isinstance(tree, dict):
+        return tree
+    pruned = {k: prune(v) for k, v in tree.items()}
+    return {
+        k: v for k, v in pruned.items() if v is not None and not (isinstance(v, dict) and not v)
+    }
+
+
+def overlay(tree: Any, part: Any) -> Any:
+    """`tree` with the leaves of `part` in the place of its own."""
+    flat = flatten(part)
+    return jax.tree_util.tree_map_with_path(lambda path, x: flat.get(path_of(path), x), tree)
+
+
 def count(tree: Any) -> int:
     """How many scalars the tree holds."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

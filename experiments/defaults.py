@@ -16,12 +16,14 @@ def get_config(arg: str = '') -> ConfigDict:
     # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=; of
     # encoder-decoders span_corruption(rate=, mean_length=); fine-tuning: instruction (the loss is
     # of responses alone), classification(shift=, flip=, …), regression, token_classification,
-    # extractive_qa
+    # extractive_qa, distillation(weight=, temperature=); of preferences dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
     c.baselines = ()  # runs beside this one, 'name: key=value ...', whose results are compared
+    # Frozen models of other runs that the task asks for: 'teacher: RUN' of distillation,
+    c.companions = ()  # 'reference: RUN' of dpo (when not named: that of init_from)
     c.sample = ''  # prompt (or source) of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
@@ -88,6 +90,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.learning_rate = 1e-3  # the schedule's peak
     c.optimizer.weight_decay = 0.1  # decoupled: multiplied by the learning rate
     c.optimizer.clip_norm = 1.0  # of the global gradient norm; 0: no clipping
+    # Decay of an average of the trained weights, which evaluations, samples and runs that start
+    c.optimizer.ema = 0.0  # from this one read instead of the last ones: 0.999; 0: none
     # Lists of (regex, value) over parameter paths: the first that matches from the start wins.
     c.optimizer.decay = (('.*/weight$', 1.0), ('.*', 0.0))  # of weight_decay: matrices alone
     c.optimizer.rates = (('.*', 1.0),)  # multipliers of the learning rate

@@ -43,7 +43,7 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
         state, train_step, compile_seconds = compile_beside(setup, setup.initial_state)
         checked = {}
         if config.model.check_kernel:
-            checked['kernel_check'] = check_kernels(setup, state.params)
+            checked['kernel_check'] = check_kernels(setup, state.params, state.companions)
             require(checked['kernel_check'])
         batches = [put_batch(setup.data.batches(i), setup.sharding) for i in range(4)]
         state, _ = jax.block_until_ready(train_step(state, batches[0], setup.hparams))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from functools import partial
 
 from bigmodel.commands.open_run import load_run_config
 
@@ -31,8 +32,9 @@ def run(args: argparse.Namespace) -> int:
     params, step = restored_params(args.workdir, args.step, setup.abstract.params)
     with setup.sharding.active():
         data = setup.open_split(args.split)
-        eval_step = jax.jit(make_eval_step(setup.model, setup.task))
-        values = evaluate(setup, eval_step, params, data, args.batches)
+        eval_step = jax.jit(make_eval_step(setup.model, setup.task, setup.companion_models))
+        step_of = partial(eval_step, companions=setup.restore_companions())
+        values = evaluate(setup, step_of, params, data, args.batches)
     if 'bits_per_byte' in values:
         values['gzip_bits_per_byte'] = data.store.gzip_bits_per_byte
     print(json.dumps({'run': args.workdir, 'step': step, 'split': args.split, **values}, indent=2))

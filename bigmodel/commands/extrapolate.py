@@ -66,8 +66,8 @@ def _arm(name: str) -> tuple[str, ConfigDict]:
 
 
 def _check_length(folder: str, config: ConfigDict, length: int) -> None:
-    from bigmodel.inference.load import learned_length
     from bigmodel.tasks.build import build_task
+    from bigmodel.training.restore import learned_length
 
     if not build_task(config.task).whole_text:
         raise UserError(

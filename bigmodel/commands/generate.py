@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     if args.num_samples < 1:
         raise UserError(f'--num_samples={args.num_samples} must be at least 1')
     devices.configure(host_devices=1, rows=1)
-    from bigmodel.inference.load import learned_length, load_model
+    from bigmodel.inference.load import load_model
+    from bigmodel.training.restore import learned_length
 
     tokenizer = load_tokenizer(f'{args.workdir}/tokenizer')
     sampling = Sampling(args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed)

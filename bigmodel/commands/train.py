@@ -67,8 +67,8 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
     from bigmodel.data.formats import build_format
     from bigmodel.inference.generate import beginning
-    from bigmodel.inference.load import refusal
     from bigmodel.training.loop import Interrupted, train
+    from bigmodel.training.restore import refusal
     from bigmodel.training.rundir import RunDir, write_json
     from bigmodel.training.setup import build, resolve
 
@@ -112,13 +112,13 @@ def _headline(result: dict[str, Any]) -> str:
 def _write_sample(setup: Any, state: Any, run_dir: Any) -> None:
     from bigmodel.data.formats import build_format
     from bigmodel.inference.generate import Sampling, generate
-    from bigmodel.inference.load import learned_length
+    from bigmodel.training.restore import learned_length
 
     prompt, most = setup.config.sample, learned_length(setup.config)
     sampling = Sampling(max_tokens=min(200, most // 2) if most else 200)
     texts = generate(
         setup.model,
-        state.params,
+        setup.optimizer.averaged(state.params, state.opt_state),
         setup.data.tokenizer,
         prompt,
         sampling,

@@ -3,9 +3,11 @@
 from bigmodel.specs import make
 from bigmodel.tasks.causal_lm import CausalLM
 from bigmodel.tasks.classification import Classification
+from bigmodel.tasks.distillation import Distillation
 from bigmodel.tasks.extractive_qa import ExtractiveQA
 from bigmodel.tasks.instruction import Instruction
 from bigmodel.tasks.masked_lm import MaskedLM
+from bigmodel.tasks.preference import DPO, SimPO
 from bigmodel.tasks.regression import Regression
 from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
@@ -20,6 +22,9 @@ TASKS = {
     'regression': Regression,
     'extractive_qa': ExtractiveQA,
     'instruction': Instruction,
+    'dpo': DPO,
+    'simpo': SimPO,
+    'distillation': Distillation,
 }
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from bigmodel.metrics import Metrics
 from bigmodel.specs import NOT_NEGATIVE, SHARE
@@ -32,18 +33,26 @@ class CausalLM(Task):
 
     def by_token(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Predictions:
         """What the metrics are means of: the prediction of each token after a row's first."""
-        tokens, positions, segments = batch['tokens'], batch.get('positions'), batch.get('segments')
-        weights = jnp.ones(tokens[:, 1:].shape, jnp.float32)
-        if segments is not None:
-            same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-            weights = same.astype(jnp.float32)
-            segments = segments[:, :-1]
-        if positions is not None:
-            positions = positions[:, :-1]
-        if 'weights' in batch:
-            weights *= batch['weights'][:, 1:]
-        if 'valid' in batch:
-            weights *= batch['valid'][:, None]
-        logits = model(tokens[:, :-1], positions, segments, dropout_key)
-        each = cross_entropy(logits, tokens[:, 1:], self.label_smoothing, self.z_loss)
+        inputs, targets, weights = next_tokens(batch)
+        logits = model(*inputs, dropout_key)
+        each = cross_entropy(logits, targets, self.label_smoothing, self.z_loss)
         return Predictions(*each, weights)
+
+
+def next_tokens(
+    batch: Batch,
+) -> tuple[tuple[Array, Array | None, Array | None], Int[Array, 'B L'], Float[Array, 'B L']]:
+    """Of rows of L+1 tokens: (tokens, positions, segments) for the model, targets, weights."""
+    tokens, positions, segments = batch['tokens'], batch.get('positions'), batch.get('segments')
+    weights = jnp.ones(tokens[:, 1:].shape, jnp.float32)
+    if segments is not None:
+        same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+        weights = same.astype(jnp.float32)
+        segments = segments[:, :-1]
+    if positions is not None:
+        positions = positions[:, :-1]
+    if 'weights' in batch:
+        weights *= batch['weights'][:, 1:]
+    if 'valid' in batch:
+        weights *= batch['valid'][:, None]
+    return (tokens[:, :-1], positions, segments), tokens[:, 1:], weights

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,21 @@ Batch = Mapping[str, Array]
 # The model with its parameters bound:
 # (inputs, positions, segments, dropout_key, source=None) -> outputs.
 ModelFn = Callable[..., Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundModel:
+    """A ModelFn, with the companions that the task asks for, which do not learn."""
+
+    model: ModelFn
+    companions: Mapping[str, ModelFn]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Array:
+        return self.model(*args, **kwargs)
+
+    def companion(self, name: str) -> ModelFn:
+        """One that the task has in its `companions`."""
+        return self.companions[name]
 
 
 # The fields of a batch that models read, and what they hold.
@@ -47,7 +63,9 @@ class Task:
     `extra_tokens` is how many tokens past the sequence length a row holds (and shares with the
     next row); `labelled` says whether rows need a label. `extra_ids` tokens follow the tokenizer's
     own in the model's vocabulary: ids vocab_size, vocab_size + 1, … `reads` are those of `KINDS`
-    that it can work on, `predicts` is what its heads predict, `learns` what its formats teach.
+    that it can work on, `predicts` is what its heads predict, `learns` what its formats teach. An
+    example has `group` documents. `companions` are the frozen models that it asks the model for
+    ('reference', 'teacher').
     """
 
     reads: tuple[str, ...] = ('tokens',)
@@ -56,6 +74,8 @@ class Task:
     whole_documents = False  # whether a row must be one whole document
     extra_tokens = 0
     extra_ids = 0
+    group = 1
+    companions: tuple[str, ...] = ()
     labelled = False
     causal = False  # whether next tokens are predicted, so the model must not see later ones
     two_sided = False  # whether tokens follow from both sides, so the model must see later ones

@@ -6,7 +6,7 @@ at the first save or restore, to keep it out of the time to the first step.
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,12 +41,14 @@ class Checkpoints:
             return self._orbax().load(step, abstract)
 
     def restore_params(self, step: int, abstract: Any, rules: Rules) -> Any:
-        """Parameters that `rules` mark True, from `step`; the others are None.
+        """Parameters that `rules` mark True, from `step`; the others are None. Where the run kept
+        an average of them (`optimizer.ema`), it is that.
 
         `abstract` is this model's parameters. Raises UserError when one that is asked for is not
         in the checkpoint or has another shape there.
         """
-        return _load_params(self.folder / str(step), self.check_params(step, abstract, rules))
+        kept = self.check_params(step, abstract, rules)
+        return _load_params(self.folder / str(step), kept, self.shapes(step))
 
     def check_params(self, step: int, abstract: Any, rules: Rules) -> Any:
         """The parameters that `restore_params` will read (the others None); the same errors."""
@@ -115,24 +117,26 @@ def _readable(where: str) -> Iterator[None]:
         raise UserError(f'checkpoint {where} cannot be read ({why})') from e
 
 
-def _load_params(folder: pathlib.Path, kept: Any) -> Any:
+def _load_params(folder: pathlib.Path, kept: Any, found: Mapping[str, Any]) -> Any:
     from orbax.checkpoint import v1 as ocp
 
+    def where(averaged: bool) -> Any:
+        def choose(path: Any, leaf: Any) -> Any:
+            there = f'opt_state/average/{params_lib.path_of(path)}' in found
+            return leaf if there == averaged else None
+
+        return jax.tree_util.tree_map_with_path(choose, kept)
+
+    wanted = {'params': where(False), 'opt_state': {'average': where(True)}}
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with _readable(str(folder)), context:
-        loaded = ocp.load(folder, {'params': _prune(kept)}, checkpointable_name='state')
-    flat = params_lib.flatten(loaded['params'])
+        loaded = ocp.load(folder, params_lib.prune(wanted), checkpointable_name='state')
+    flat = params_lib.flatten(loaded.get('params', {}))
+    flat |= params_lib.flatten(loaded.get('opt_state', {}).get('average', {}))
     return jax.tree_util.tree_map_with_path(
         lambda path, _: flat.get(params_lib.path_of(path)), kept, is_leaf=lambda x: x is None
     )
-
-
-def _prune(tree: Any) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    pruned = {k: _prune(v) for k, v in tree.items()}
-    return {k: v for k, v in pruned.items() if v is not None and v != {}}
 
 
 def _check_shapes(

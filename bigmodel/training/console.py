@@ -13,9 +13,11 @@ def print_plan(setup: Setup, where: str, start: int) -> None:
     c = setup.config
     mesh = ', '.join(f'{k}={n}' for k, n in setup.sharding.mesh.shape.items() if n > 1) or 'one'
     tokens = setup.tokens_per_step * c.num_steps
+    started = [f'from {c.init_from.path}'] if c.init_from.path else []
+    frozen = [f'{name} {there.checkpoint}' for name, there in setup.companions.items()]
     rows = (
         ('run', f'{c.name} → {where}' + (f', resumed after step {start}' if start else '')),
-        ('task', c.task + (f', from {c.init_from.path}' if c.init_from.path else '')),
+        ('task', ', '.join([c.task, *started, *frozen])),
         (
             'model',
             f'{c.model.size}: {setup.num_params / 1e6:.2f}M parameters, {c.model.depth} layers of '

@@ -68,7 +68,7 @@ def check_inputs(config: ConfigDict, task: Task, model: Model, data: Data) -> No
             f'{config.data.source!r} gives {KINDS[kind]}; set model.inputs to '
             f'{" or ".join(fitting)}'
         )
-    layout = inputs.layout(row[kind].shape[1:])
+    layout = inputs.layout(row[kind].shape[1 + (task.group > 1) :])
     if layout.length != config.data.seq_len + task.extra_tokens:
         raise UserError(
             f'data.seq_len={config.data.seq_len}, but model.inputs={config.model.inputs!r} makes '

@@ -19,14 +19,14 @@ from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import PLAIN, Weights
 from bigmodel.training.evaluate import put_batch
 from bigmodel.training.setup import Setup, model_of
-from bigmodel.training.step import make_eval_step
+from bigmodel.training.step import EMPTY, make_eval_step
 
 # Of the largest error of a row over its norm. Half precision keeps 8 or 11 bits of each factor;
 # accelerators multiply float32 with as few.
 TOLERANCES = {'float32': 1e-4, 'float16': 2e-2, 'bfloat16': 1e-1}
 
 
-def check_kernels(setup: Setup, params: Any) -> dict[str, Any]:
+def check_kernels(setup: Setup, params: Any, companions: Any = EMPTY) -> dict[str, Any]:
     """Compares each kernel of the model, other than the reference, with it; for `run.json`.
 
     One row of the first batch for every device that splits it goes through the model, on its mesh.
@@ -46,10 +46,11 @@ def check_kernels(setup: Setup, params: Any) -> dict[str, Any]:
     config = setup.config.copy_and_resolve_references()
     config.model.unroll = 1  # the smallest program
     model = model_of(config, setup.task, setup.data, setup.platform, compared)
-    step = jax.jit(make_eval_step(model, setup.task), compiler_options=devices.quick_compile())
+    step = make_eval_step(model, setup.task, setup.companion_models)
+    step = jax.jit(step, compiler_options=devices.quick_compile())
     rows = max(1, setup.sharding.batch_ways // jax.process_count())
     batch = {name: x[:rows] for name, x in setup.data.batches(0).items()}
-    jax.block_until_ready(step(params, put_batch(batch, setup.sharding)))
+    jax.block_until_ready(step(params, put_batch(batch, setup.sharding), dict(companions)))
     jax.effects_barrier()
     found = [dict(described) | worst for described, worst in calls.items()]
     limits = [_tolerance(call['dtype'], setup.platform) for call in found]

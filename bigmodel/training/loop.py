@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -51,12 +52,13 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
 
         # 3. The state, and the programs. A checkpoint is read first, because it may be damaged; an
         # initial state is made while the step compiles.
-        restored = checkpoints.restore(start, setup.abstract) if start else None
-        state, train_step, _ = compile_beside(setup, lambda: restored or setup.initial_state())
-        eval_step = jax.jit(make_eval_step(setup.model, setup.task))
+        saved = checkpoints.restore(start, setup.abstract.saved) if start else {}
+        make_state = partial(setup.resumed, saved) if start else setup.initial_state
+        state, train_step, _ = compile_beside(setup, make_state)
+        eval_step = jax.jit(make_eval_step(setup.model, setup.task, setup.companion_models))
 
         if config.model.check_kernel:
-            report = check_kernels(setup, state.params)
+            report = check_kernels(setup, state.params, state.companions)
             run.add(kernel_check=report)
             print(f'{"checked":>9}  {summary(report)}', flush=True)
             require(report)
@@ -69,7 +71,10 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
             log.flush()
             for name in names:
                 count = config.evals[name].batches
-                values = evaluate(setup, eval_step, state.params, splits[name], count)
+                # The step reuses the companions' memory too: they are those of the newest state.
+                step_of = partial(eval_step, companions=state.companions)
+                params = setup.optimizer.averaged(state.params, state.opt_state)
+                values = evaluate(setup, step_of, params, splits[name], count)
                 log.evaluation(step, name, values, splits[name].store.gzip_bits_per_byte)
 
         # 5. Steps. The host reads the metrics of a step while the device runs the next.
@@ -82,7 +87,7 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
             evaluate_due(step, [n for n, e in config.evals.items() if step % e.every == 0 or last])
             if step % config.checkpoint.every == 0 or last or stop:
                 log.flush()
-                checkpoints.save(step, state)
+                checkpoints.save(step, state.saved)
             if stop:
                 break
 
@@ -105,7 +110,9 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
     The step reuses the memory of the old state.
     """
     config = setup.config
-    step = make_train_step(setup.model, setup.task, setup.optimizer, config.accumulate)
+    step = make_train_step(
+        setup.model, setup.task, setup.optimizer, config.accumulate, setup.companion_models
+    )
     places = jax.tree.map(lambda a: a.sharding, setup.abstract)
     batch = put_batch(setup.data.batches(0), setup.sharding)
     began = time.perf_counter()

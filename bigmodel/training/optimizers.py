@@ -74,6 +74,10 @@ class Optimizer:
         new = jax.tree.map(apply, params, direction, self.trained, self.decay, self.rate)
         return new, state
 
+    def averaged(self, params: Any, state: optax.OptState) -> Any:
+        """The parameters to evaluate: those of the last step, or an average (`averages.py`)."""
+        return params
+
     def _direction(self, hparams: HParams) -> Direction:
         axes = jax.tree.map(lambda t, a: a if t else (), self.trained, self.axes)
         direction = self.direction(axes, **hparams['direction'])

@@ -9,7 +9,10 @@ import jax
 from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
+from bigmodel.layers.masks import MASKS
+from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import is_box
+from bigmodel.specs import make, parse
 from bigmodel.training.checkpoints import Checkpoints, find_run
 
 
@@ -25,6 +28,22 @@ def restored_params(workdir: str, step: int, abstract: Any) -> tuple[Any, int]:
         return checkpoints.restore_params(chosen, abstract, (('.*', True),)), chosen
     finally:
         checkpoints.close()
+
+
+def refusal(config: ConfigDict) -> str:
+    """Why the model of a resolved config cannot generate text ('has …'), or ''."""
+    if parse(config.model.head, 'model.head').name != 'lm':
+        return f'has the head {config.model.head!r}; only lm generates text'
+    for mask in (layer['mask'] for layer in layer_specs(config.model)):
+        if not make(MASKS, mask, 'model.mask').causal:
+            return f'has the mask {mask!r}; only causal models generate text'
+    return ''
+
+
+def learned_length(config: ConfigDict) -> int:
+    """How many positions the model of a run has learned; 0 when it can take any."""
+    learned = parse(config.model.position, 'model.position').name == 'learned'
+    return config.model.max_length if learned else 0
 
 
 def check_vocabulary(

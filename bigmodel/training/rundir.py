@@ -72,14 +72,21 @@ class RunDir:
     def create(self, setup: Setup) -> None:
         """Writes what is known before the first step; of a run that goes on, it stays as it was.
 
-        Raises UserError when the data is no longer what the run began with.
+        Raises UserError when the data or a companion is no longer what the run began with.
         """
         if self.run.exists():
-            began = json.loads(self.run.read_text())['data_fingerprint']
+            there = json.loads(self.run.read_text())
+            began = there['data_fingerprint']
             if began != setup.data.fingerprint:
                 raise UserError(
                     f'{self.path} began on other data (fingerprint {began}, now '
                     f'{setup.data.fingerprint}); restore the data or choose another --workdir'
+                )
+            companions = there.get('companions', {})
+            if companions != _companions(setup):
+                raise UserError(
+                    f'{self.path} began with the companions {companions}, now '
+                    f'{_companions(setup)}; restore those checkpoints or choose another --workdir'
                 )
             return
         try:
@@ -119,8 +126,14 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'flops_per_token': setup.flops_per_token,
         'tokens_per_step': setup.tokens_per_step,
         'data_fingerprint': setup.data.fingerprint,
+        'companions': _companions(setup),
         'gzip_bits_per_byte': setup.data.store.gzip_bits_per_byte,
     }
+
+
+def _companions(setup: Setup) -> dict[str, str]:
+    """The checkpoint of each companion."""
+    return {name: companion.checkpoint for name, companion in setup.companions.items()}
 
 
 def _git_state() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From a config to everything that a run needs; all of the config is checked before compiling."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,7 +25,9 @@ from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.specs import make
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Rows, Task
+from bigmodel.training.averages import with_average
 from bigmodel.training.checkpoints import Checkpoints, find_run
+from bigmodel.training.companions import Companion, named, open_companions
 from bigmodel.training.fit import check_format, check_inputs
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
 from bigmodel.training.restore import check_vocabulary
@@ -48,7 +51,7 @@ class Outline:
     @property
     def tokens_per_step(self) -> int:
         """Tokens of the rows of one update, padding included."""
-        return self.config.data.batch_size * self.config.data.seq_len
+        return self.config.data.batch_size * self.task.group * self.config.data.seq_len
 
     @property
     def flops_per_token(self) -> int:
@@ -73,6 +76,17 @@ class Setup(Outline):
     """A run that can start."""
 
     data: Data
+    companions: Mapping[str, Companion]
+
+    @property
+    def flops_per_token(self) -> int:
+        """Training FLOPs a token of the rows, with the companions' forward passes."""
+        return super().flops_per_token + sum(c.flops_per_token for c in self.companions.values())
+
+    @property
+    def companion_models(self) -> dict[str, Model]:
+        """The models of the companions, by name."""
+        return {name: c.model for name, c in self.companions.items()}
 
     def open_split(self, split: str) -> Data:
         """A split for evaluation: every row once, in order."""
@@ -80,14 +94,14 @@ class Setup(Outline):
 
     def initial_state(self) -> State:
         """The state before the first step, with what `init_from` restores."""
-        placed = jax.tree.map(lambda a: a.sharding, self.abstract)
+        placed = jax.tree.map(lambda a: a.sharding, self.abstract.replace(companions={}))
         init = jax.jit(
             lambda hparams: init_state(self.model, self.optimizer, hparams),
             out_shardings=placed,
             # Beyond this size slow code costs more than it saves in compilation.
             compiler_options=devices.quick_compile() if self.num_params < 1e7 else None,
         )
-        state = init(self.hparams)
+        state = init(self.hparams).replace(companions=self.restore_companions())
         source = self.config.init_from
         if not source.path:
             return state
@@ -103,9 +117,17 @@ class Setup(Outline):
         )
         return dataclasses.replace(state, params=params)
 
+    def resumed(self, saved: Mapping[str, Any]) -> State:
+        """The state of a checkpoint."""
+        return State(**saved, companions=self.restore_companions())
+
+    def restore_companions(self) -> dict[str, Any]:
+        """The parameters of the companions, by name."""
+        return {name: c.restore() for name, c in self.companions.items()}
+
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """A copy of `config` with the model's size filled in; checks plain numbers."""
+    """A copy of `config` with the model's size and companions filled in; checks plain numbers."""
     config = config.copy_and_resolve_references()
     for key in ('num_steps', 'accumulate', 'log_every'):
         if config[key] < 1:
@@ -125,6 +147,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if config[group][last] < 0:
             raise UserError(f'{key}={config[group][last]} must not be negative')
     presets.resolve(config.model, config.data.seq_len)
+    config.companions = tuple(f'{name}: {path}' for name, path in named(config).items())
     return config
 
 
@@ -136,7 +159,9 @@ def build(config: ConfigDict) -> Setup:
     check_format(config, task)
     data = _open(config, task, 'train', None, shuffle=True)
     plan = outline(config, data)
-    setup = Setup(**vars(plan), data=data)
+    companions = open_companions(config, plan.task, data.tokenizer, plan.sharding)
+    abstract = plan.abstract.replace(companions={k: c.abstract for k, c in companions.items()})
+    setup = Setup(**vars(plan) | {'abstract': abstract, 'data': data, 'companions': companions})
     _check_init_from(setup)
     return setup
 
@@ -159,7 +184,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     if data:
         check_inputs(config, task, model, data)
     boxed = abstract_params(model)
-    optimizer, hparams = build_optimizer(config, boxed)
+    optimizer, hparams = with_average(config, *build_optimizer(config, boxed))
     shapes = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
     abstract = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),

@@ -17,12 +17,19 @@ from bigmodel.training.optimizers import HParams, Optimizer
 class State:
     """All that a step reads and writes; `step` (int32) counts finished updates.
 
+    `companions` are the parameters of frozen models, by name, which steps leave as they are.
     Its leaves are arrays, or their shapes, or their shardings.
     """
 
     step: Any
     params: Any
     opt_state: Any
+    companions: Any = flax.struct.field(default_factory=dict)
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds: companions have checkpoints of their own."""
+        return {'step': self.step, 'params': self.params, 'opt_state': self.opt_state}
 
 
 def init_state(model: Model, optimizer: Optimizer, hparams: HParams) -> State:

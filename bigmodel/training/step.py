@@ -1,28 +1,36 @@
 """The training step: (state, batch, hparams) -> (state, metrics). Pure; one builder for all."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bigmodel.metrics import Mean, Metrics, add
-from bigmodel.models.model import Model, apply_with_losses
+from bigmodel.models.model import Model, apply, apply_with_losses
 from bigmodel.sharding import constrain
-from bigmodel.tasks.task import Batch, Task
+from bigmodel.tasks.task import Batch, BoundModel, ModelFn, Task
 from bigmodel.training.optimizers import HParams, Optimizer
 from bigmodel.training.state import State
 
-LossFn = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Metrics]]
+# (params, batch, dropout_key, companions={}) -> (total loss, metrics)
+LossFn = Callable[..., tuple[jax.Array, Metrics]]
+Models = Mapping[str, Model]
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 TrainStep = Callable[[State, Batch, HParams], tuple[State, Metrics]]
 
 
-def make_train_step(model: Model, task: Task, optimizer: Optimizer, accumulate: int) -> TrainStep:
+def make_train_step(
+    model: Model, task: Task, optimizer: Optimizer, accumulate: int, companions: Models = EMPTY
+) -> TrainStep:
     """Builds the step; `accumulate` microbatches are summed before the one update."""
-    loss_fn = make_loss_fn(model, task)
+    loss_of = make_loss_fn(model, task, companions)
 
     def train_step(state: State, batch: Batch, hparams: HParams) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(hparams['seed']), state.step)
+        loss_fn = partial(loss_of, companions=state.companions)
         grads, metrics = gradients(loss_fn, state.params, batch, key, accumulate)
         params, opt_state = optimizer.update(
             grads, state.opt_state, state.params, state.step, hparams
@@ -31,26 +39,26 @@ def make_train_step(model: Model, task: Task, optimizer: Optimizer, accumulate: 
         metrics['learning_rate'] = Mean(
             optimizer.learning_rate(state.step, hparams), jnp.float32(1)
         )
-        return State(state.step + 1, params, opt_state), metrics
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
 
 
-def make_eval_step(model: Model, task: Task) -> Callable[[Any, Batch], Metrics]:
-    """Builds (params, batch) -> metrics, without dropout."""
-    loss_fn = make_loss_fn(model, task)
-    return lambda params, batch: loss_fn(params, batch, None)[1]
+def make_eval_step(model: Model, task: Task, companions: Models = EMPTY) -> Callable[..., Metrics]:
+    """Builds (params, batch, companions={}) -> metrics, without dropout."""
+    loss_fn = make_loss_fn(model, task, companions)
+    return lambda params, batch, companions=EMPTY: loss_fn(params, batch, None, companions)[1]
 
 
-def make_loss_fn(model: Model, task: Task) -> LossFn:
+def make_loss_fn(model: Model, task: Task, models: Models = EMPTY) -> LossFn:
     """The task's loss as a sum (not yet divided by its weight), with all metrics.
 
     What layers add to the loss counts as often as what the task does, so it is a mean too; so is
-    what they report.
+    what they report. `models` are the companions, whose parameters the loss is given by name.
     """
 
     def loss_fn(
-        params: Any, batch: Batch, dropout_key: jax.Array | None
+        params: Any, batch: Batch, dropout_key: jax.Array | None, companions: Any = EMPTY
     ) -> tuple[jax.Array, Metrics]:
         added: dict[str, jax.Array] = {}
         reported: dict[str, jax.Array] = {}
@@ -61,7 +69,8 @@ def make_loss_fn(model: Model, task: Task) -> LossFn:
             reported.update(reports)
             return outputs
 
-        metrics = task(bound, batch, dropout_key)
+        frozen = {name: _frozen(m, companions[name]) for name, m in models.items()}
+        metrics = task(BoundModel(bound, frozen), batch, dropout_key)
         weight = metrics['loss'].weight
         metrics |= {k: Mean(v * weight, weight) for k, v in (added | reported).items()}
         for name in added:
@@ -69,6 +78,15 @@ def make_loss_fn(model: Model, task: Task) -> LossFn:
         return metrics['loss'].total, metrics
 
     return loss_fn
+
+
+def _frozen(model: Model, params: Any) -> ModelFn:
+    """A companion with its parameters bound, through which no gradient flows."""
+
+    def bound(*args: Any, **kwargs: Any) -> jax.Array:
+        return jax.lax.stop_gradient(apply(model, params, *args, **kwargs))
+
+    return bound
 
 
 def gradients(

@@ -50,3 +50,10 @@ def golden_t5() -> dict[str, np.ndarray]:
     """All of t5_values.npz."""
     with np.load(FOLDER / 't5_values.npz') as archive:
         return dict(archive)
+
+
+@functools.cache
+def golden_preference() -> dict[str, np.ndarray]:
+    """All of preference_values.npz."""
+    with np.load(FOLDER / 'preference_values.npz') as archive:
+        return dict(archive)

@@ -95,6 +95,9 @@ SHAPES = {
     'regression': {'mask': 'full', 'head': 'regressor'},
     'extractive_qa': {'mask': 'full', 'head': 'span'},
     'instruction': {},
+    'dpo': {},
+    'simpo': {},
+    'distillation': {},
 }
 # Task -> marks of four rows, for those that learn from marks.
 MARKS = {
@@ -103,17 +106,12 @@ MARKS = {
         [np.where(np.arange(length) < 3, 0, 2 - (abs(np.arange(length) - c) < 2)) for c in SPANS]
     ),
     'instruction': lambda length: np.arange(length) >= np.array([[3], [5], [8], [4]]),
+    'dpo': lambda length: np.tile(np.arange(length) >= 5, (8, 1)),
+    'simpo': lambda length: np.tile(np.arange(length) >= 5, (8, 1)),
 }
 SPANS = (5, 8, 20, 7)  # the middle of each row's answer; the third has none
-# The least loss of a model that knows nothing, where it is not that of 32 tokens.
-FIRST_LOSSES = {
-    'classification': np.log(LABELS),
-    'token_classification': np.log(LABELS),
-    'regression': np.var([0, 1, 2, 1]),
-    'extractive_qa': 2 * np.log(LENGTH - 2),
-}
-# Tasks that need arguments for a vocabulary as small as this.
-SPECS = {'span_corruption': 'span_corruption(sentinels=4)'}
+# Tasks that need arguments for a vocabulary as small as this, or for a loss that can come near 0.
+SPECS = {'span_corruption': 'span_corruption(sentinels=4)', 'simpo': 'simpo(gamma=0.0)'}
 
 
 def name_of(task: Task) -> str:
@@ -123,10 +121,13 @@ def name_of(task: Task) -> str:
 def batch_of(task: Task) -> dict[str, jax.Array]:
     """Four rows as the task prepares them, with as many symbols as it leaves ids."""
     tokenizer = CharTokenizer(''.join(chr(65 + i) for i in range(VOCAB - task.extra_ids)))
-    rows = lm_batch(random_tokens(4, LENGTH + task.extra_tokens) % tokenizer.vocab_size)
+    tokens = random_tokens(4 * task.group, LENGTH + task.extra_tokens) % tokenizer.vocab_size
+    rows = lm_batch(tokens)
     rows |= {'label': np.array([0, 1, 2, 1])} if task.labelled else {}
     if marks := MARKS.get(name_of(task)):
         rows['marks'] = marks(LENGTH + task.extra_tokens).astype(np.int32)
+    if task.group > 1:
+        rows = {k: v.reshape(4, task.group, -1) for k, v in rows.items()}
     keys = np.arange(4, dtype=np.uint64)
     made = task.prepare({k: np.asarray(v) for k, v in rows.items()}, Draws(keys), tokenizer)
     return {k: jnp.asarray(v) for k, v in made.items()}
@@ -155,10 +156,12 @@ def evaluated(spec: str, model: Model, params: Any, batch: dict[str, jax.Array])
 
 @functools.cache
 def compiled(spec: str, model: Model) -> Any:
-    loss_fn = make_loss_fn(model, build_task(spec))
+    task = build_task(spec)
+    loss_fn = make_loss_fn(model, task, dict.fromkeys(task.companions, model))
+    frozen = dict.fromkeys(task.companions, random_params(model, 1))
 
     def run(params: Any, batch: dict[str, jax.Array]) -> tuple:
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, batch, None)
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, batch, None, frozen)
         return metrics, jax.tree.map(lambda g: g / metrics['loss'].weight, grads)
 
     return quick_jit(run)
@@ -292,14 +295,34 @@ def test_unlabelled_rows_do_not_change_gradients(classifier: tuple) -> None:
     assert_trees_close(got[1], want[1], **CLOSE)
 
 
-@pytest.mark.parametrize(
-    ('name', 'shape'),
-    [*SHAPES.items(), ('masked_lm', {'size': 'bert-base'})],
-    ids=[*SHAPES, 'masked_lm-bert'],
-)
-def test_each_task_overfits_one_batch(name: str, shape: dict[str, str]) -> None:
-    """The real model, optimizer and step: sixty updates bring the loss near its floor."""
-    task = build_task(SPECS.get(name, name))
+# The loss of a model that knows nothing, where it is not a choice of 32 tokens.
+CHANCE = {
+    'classification': np.log(LABELS),
+    'token_classification': np.log(LABELS),
+    'regression': np.var([0, 1, 2, 1]),
+    'extractive_qa': 2 * np.log(LENGTH - 2),
+    'dpo': np.log(2),
+    'simpo': np.log(2),
+    'distillation': 0.5 * np.log(32),
+}
+# What a task is compared with.
+COMPANIONS = {
+    'reference': lambda: beginning({}),
+    'teacher': lambda: overfitted('causal_lm', {}, {})[0].params,
+}
+
+
+def beginning(shape: dict[str, str]) -> Any:
+    """Parameters before the first update."""
+    built = small_model(LENGTH, LABELS, width=32, **shape)
+    return jax.tree.map(lambda x: 0.3 * x, random_params(built))
+
+
+def overfitted(
+    spec: str, shape: dict[str, str], frozen: dict[str, Any]
+) -> tuple[State, list[float], dict[str, Any]]:
+    """The state after sixty updates on one batch, the losses, and the last metrics."""
+    task = build_task(spec)
     config = small_config(LENGTH, width=32, **shape)
     config.num_steps = 60
     config.optimizer.learning_rate = 1e-2
@@ -308,17 +331,33 @@ def test_each_task_overfits_one_batch(name: str, shape: dict[str, str]) -> None:
     model = small_model(LENGTH, LABELS, width=32, **shape)
     batch = batch_of(task)
     optimizer, hparams = build_optimizer(config, abstract_params(model))
-    params = jax.tree.map(lambda x: 0.3 * x, random_params(model))
-    state = State(jnp.int32(0), params, optimizer.init(params, hparams))
-    step = quick_jit(make_train_step(model, task, optimizer, 1))
+    params = beginning(shape)
+    state = State(jnp.int32(0), params, optimizer.init(params, hparams), frozen)
+    models = dict.fromkeys(frozen, model)
+    step = quick_jit(make_train_step(model, task, optimizer, 1, models))
     losses = []
     for _ in range(config.num_steps):
         state, metrics = step(state, batch, hparams)
         losses.append(metrics['loss'].value())
-    assert losses[0] > 0.8 * FIRST_LOSSES.get(name, np.log(32))
+    assert_trees_close(state.companions, frozen, rtol=0, atol=0)
+    return state, losses, metrics
+
+
+@pytest.mark.parametrize(
+    ('name', 'shape'),
+    [*SHAPES.items(), ('masked_lm', {'size': 'bert-base'})],
+    ids=[*SHAPES, 'masked_lm-bert'],
+)
+def test_each_task_overfits_one_batch(name: str, shape: dict[str, str]) -> None:
+    """The real model, optimizer and step: sixty updates bring the loss near its floor."""
+    spec = SPECS.get(name, name)
+    # A reference is the model at the start; a teacher has learned the batch.
+    frozen = {c: COMPANIONS[c]() for c in build_task(spec).companions}
+    state, losses, metrics = overfitted(spec, shape, frozen)
+    assert losses[0] > 0.8 * CHANCE.get(name, np.log(32))
     assert losses[-1] < 0.05
     assert name == 'regression' or metrics['accuracy'].value() == 1
-    assert int(state.step) == config.num_steps
+    assert int(state.step) == len(losses)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""An average of the weights over the steps, which evaluations and later runs read."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel import params as params_lib
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError
+from bigmodel.training.optimizers import HParams, Optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging(Optimizer):
+    """An optimizer that keeps the exponential average of the trained parameters in its state
+    (Polyak & Juditsky 1992, Tarvainen & Valpola 2017).
+
+    Step t enters with weight (1−d)/(1−d^t): the bias correction of Kingma & Ba 2014, §3, so that
+    the average is one of trained parameters alone, from the first step.
+    """
+
+    def init(self, params: Any, hparams: HParams) -> Any:
+        average = jax.tree.map(jnp.zeros_like, self._trained(params))
+        return {'optimizer': super().init(params, hparams), 'average': average}
+
+    def update(
+        self, grads: Any, state: Any, params: Any, step: jax.Array, hparams: HParams
+    ) -> tuple[Any, Any]:
+        params, inner = super().update(grads, state['optimizer'], params, step, hparams)
+        log_d = jnp.log(hparams['ema'])
+        weight = jnp.expm1(log_d) / jnp.expm1((step + 1) * log_d)
+        average = jax.tree.map(
+            lambda old, new: (old + weight * (new - old)).astype(old.dtype),
+            state['average'],
+            self._trained(params),
+        )
+        return params, {'optimizer': inner, 'average': average}
+
+    def averaged(self, params: Any, state: Any) -> Any:
+        return params_lib.overlay(params, state['average'])
+
+    def _trained(self, params: Any) -> Any:
+        return params_lib.prune(jax.tree.map(lambda t, x: x if t else None, self.trained, params))
+
+
+def with_average(
+    config: ConfigDict, optimizer: Optimizer, hparams: HParams
+) -> tuple[Optimizer, HParams]:
+    """The optimizer as it is, or Averaging when `optimizer.ema` says so."""
+    decay = config.optimizer.ema
+    if not 0 <= decay < 1:
+        raise UserError(f'optimizer.ema={decay} must be in [0, 1); 0: no average')
+    if not decay:
+        return optimizer, hparams
+    return Averaging(**vars(optimizer)), hparams | {'ema': jnp.float32(decay)}
