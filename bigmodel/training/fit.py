@@ -1,7 +1,10 @@
-"""Whether the data, the task and the model's inputs and positions fit each other."""
+"""Whether the data, the task, the model and what is trained of it fit each other."""
+
+from typing import Any
 
 import numpy as np
 
+from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.data.draws import Draws
 from bigmodel.data.formats import FORMATS, build_format
@@ -10,6 +13,7 @@ from bigmodel.data.sources import ROW_SOURCES
 from bigmodel.errors import UserError
 from bigmodel.layers.inputs import INPUTS
 from bigmodel.layers.positions import POSITIONS
+from bigmodel.models.adapters import KEY as ADAPTER
 from bigmodel.models.model import Model
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.specs import make, parse
@@ -88,6 +92,19 @@ def _check_marks(config: ConfigDict, task: Task, data: Data) -> None:
             f'task={config.task!r} learns {task.learns}, of which {len(places)} rows have no token '
             f'within data.seq_len={config.data.seq_len}; use a larger data.seq_len'
         )
+
+
+def check_adapter(config: ConfigDict, trained: Any) -> None:
+    """What an adapter changes must not be trained beside it."""
+    trained = params_lib.flatten(trained)
+    for path in trained:
+        base = path.partition(f'{ADAPTER}/')[2].rpartition('/')[0]
+        if trained.get(base):
+            raise UserError(
+                f'model.adapter={config.model.adapter!r} adapts {base}, which '
+                f"optimizer.train trains; set optimizer.train=(('adapter/.*', True), "
+                f"('head/.*', True), ('.*', False))"
+            )
 
 
 def _check_columns(model: ConfigDict, columns: int) -> None:

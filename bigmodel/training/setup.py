@@ -16,7 +16,6 @@ from bigmodel.errors import UserError
 from bigmodel.layers.kernels import Choose, choose
 from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
-from bigmodel.models.adapters import KEY as ADAPTER
 from bigmodel.models.counts import flops_per_row
 from bigmodel.models.heads import HEADS, head_class
 from bigmodel.models.model import Model, apply, build_model, kernel_name
@@ -28,7 +27,7 @@ from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.averages import with_average
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
-from bigmodel.training.fit import check_format, check_inputs
+from bigmodel.training.fit import check_adapter, check_format, check_inputs
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
 from bigmodel.training.restore import check_vocabulary
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
@@ -197,7 +196,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
     _check_masks(plan)
     _check_head(plan)
-    _check_adapter(plan)
+    check_adapter(config, optimizer.trained)
     return plan
 
 
@@ -294,19 +293,6 @@ def _check_head(setup: Outline) -> None:
         return apply(setup.model, params, inputs, source=source)
 
     jax.eval_shape(run, setup.abstract.params)  # a part may refuse this length
-
-
-def _check_adapter(setup: Outline) -> None:
-    """What an adapter changes must not be trained beside it."""
-    trained = params_lib.flatten(setup.optimizer.trained)
-    for path in trained:
-        base = path.partition(f'{ADAPTER}/')[2].rpartition('/')[0]
-        if trained.get(base):
-            raise UserError(
-                f'model.adapter={setup.config.model.adapter!r} adapts {base}, which '
-                f"optimizer.train trains; set optimizer.train=(('adapter/.*', True), "
-                f"('head/.*', True), ('.*', False))"
-            )
 
 
 def _check_init_from(setup: Setup) -> None:
