@@ -436,7 +436,7 @@ def test_optimizer_state_can_be_shaped_without_computing() -> None:
     model = small_model()
     optimizer, hparams = build_optimizer(small_config(), abstract_params(model))
     state = jax.eval_shape(lambda p, h: optimizer.init(p, h), unboxed_shapes(model), hparams)
-    assert optax.tree.get(state, 'mu').keys() == {'backbone'}
+    assert optax.tree.get(state, 'mu').keys() == {'backbone', 'inputs'}
 
 
 @pytest.mark.parametrize('name', ['adafactor(min_dim=4)', 'muon'])
