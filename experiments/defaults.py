@@ -62,11 +62,11 @@ def get_config(arg: str = '') -> ConfigDict:
     # long_conv
     c.model.mixer = ''  # `launch.py parts mixer` lists them with their arguments
     # mlp, gated(activation=, hidden=, bias=), moe(experts=, top_k=, shared=), switch, expert_choice
-    c.model.ffn = ''
+    c.model.ffn = ''  # `launch.py parts ffn` lists them with their arguments
     c.model.block = ''  # prenorm(scale=), postnorm(skip=), sandwich, parallel, rezero; drop=
     # The encoder of an encoder-decoder has the slots above, but mask 'full' and its own pattern.
     c.model.encoder_depth = 0  # its layers; 0: no encoder
-    c.model.encoder_pattern = ()
+    c.model.encoder_pattern = ()  # as pattern, of the encoder's layers
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
@@ -77,10 +77,10 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.dropout = 0.0  # of embeddings and of every branch
     # reference, fused, cudnn, blockwise(block_size=), splash(block_size=) of a TPU; auto: the first
     # of cudnn and fused that serves on a GPU, else reference
-    c.model.kernel = 'auto'
+    c.model.kernel = 'auto'  # recorded in run.json
     # At the start, compare kernels with reference on random queries, keys and values of one row a
     # device, write the errors to run.json and stop when they are too large: one more compilation.
-    c.model.check_kernel = False
+    c.model.check_kernel = False  # True: compare them
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)
     c.model.remat = 'none'  # none, full, dots, dots_no_batch: what backward recomputes
     c.model.unroll = 0  # repeats of the pattern compiled as straight code; 0: all up to 8, else 1

@@ -64,7 +64,7 @@ def test_override_reads_text_as_the_keys_type(key: str, text: str, value: Any) -
             "unknown config key 'model.positon'. Did you mean 'model.position'",
         ),
         ('learning_rate', '1', "Did you mean 'optimizer.learning_rate'"),
-        ('model', '{}', '--config.model is a group; set one of: model.block, model.depth, '),
+        ('model', '{}', '--config.model is a group; set one of: model.'),
         ('seed', 'x', '--config.seed=x: expected int'),
         ('seed', '0.5', '--config.seed=0.5: expected int'),
         ('seed', 'True', '--config.seed=True: expected int'),

@@ -30,13 +30,19 @@ def context(length: int = L) -> Context:
     return Context(here, here, aligned=True)
 
 
+def context_of(module: nn.Module, x: jax.Array) -> Context:
+    """That of a first layer: what earlier ones would have handed on is zero."""
+    carried = {k: jnp.zeros((*x.shape[:2], *n), x.dtype) for k, n in module.carries().items()}
+    return context(x.shape[1]).replace(carried=carried)
+
+
 def attention(**fields: Any) -> Attention:
     return Attention(**({'num_heads': H, 'num_kv_heads': G, 'head_dim': K} | fields))
 
 
 def random_params(module: Attention) -> Any:
     """Random values for every parameter, biases and scales too."""
-    init = nn.init(lambda m, x: m(x, context(x.shape[1])), module)
+    init = nn.init(lambda m, x: m(x, context_of(module, x)), module)
     shapes = nn.unbox(jax.eval_shape(init, jax.random.key(0), jnp.ones((B, L, D))))['params']
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape)), shapes)
@@ -48,7 +54,7 @@ def run(module: Attention, params: Any, x: jax.Array, key: jax.Array | None = No
 
 @functools.cache
 def compiled(module: Attention) -> Any:
-    return jax.jit(lambda p, x, r: module.apply({'params': p}, x, context(x.shape[1]), rngs=r))
+    return jax.jit(lambda p, x, r: module.apply({'params': p}, x, context_of(module, x), rngs=r))
 
 
 def x_BLD() -> jax.Array:

@@ -95,8 +95,9 @@ def test_projections_start_by_their_roles(branch: str) -> None:
     model = small_model(LENGTH, encoder_depth=2, cross='attention', **shape)
     params = nn.unbox(quick_jit(lambda: init_params(model, jax.random.key(0)))())
     stack, mixer = branch.split()
+    depth = {'encoder': 2, 'backbone': 4}[stack]
     tree = params['encoder']['backbone'] if stack == 'encoder' else params[stack]
-    for name, std in (('q', 0.1), ('k', 0.1), ('v', 0.1), ('out', 0.1 / math.sqrt(2 * 4))):
+    for name, std in (('q', 0.1), ('k', 0.1), ('v', 0.1), ('out', 0.1 / math.sqrt(2 * depth))):
         weight = tree['layers']['block_0'][mixer][name]['weight']
         # At least 8,192 draws: the measured std is within 4 % at 5 sigma.
         assert weight.std() == pytest.approx(std, rel=0.04), name

@@ -65,7 +65,7 @@ def test_shrunk_it_trains_two_steps(card, small_args, text_file, tmp_path, capsy
     if images:
         inputs = 'patches(size=2, channels=1, class_token=True)'
         changes += ['--config.data.source=digits', '--config.data.seq_len=17']
-        changes += [f'--config.model.inputs={inputs}']
+        changes += [f'--config.model.inputs={inputs}', '--config.task=classification(flip=True)']
     if config.accumulate > 1:
         changes += ['--config.accumulate=2', '--config.data.batch_size=16']
     changes += [f'--config.model.vocab_size={384 if config.model.vocab_size else 0}']
