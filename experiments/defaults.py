@@ -113,10 +113,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
     c.init_from = ConfigDict()
     c.init_from.path = ''  # a run directory to start from; '': initialise
-    c.init_from.restore = (
-        ('adapter/.*', False),
-        ('.*', True),
-    )  # (regex, whether to restore) lists; see optimizer.decay
+    c.init_from.restore = (('adapter/.*', False), ('.*', True))  # regexes, as optimizer.decay
     c.lock()
     c.evals.unlock()  # a run card may add evaluations
     return c

@@ -91,7 +91,7 @@ def test_the_head_that_fits_is_named(text, tmp_path, capsys):
     data.append('data.format=text(label="label")')
     changes = [*MASKED, *data, 'model.head=classifier']
     line = refused(['show', *base(text), *flags(changes)], capsys)
-    assert "task='masked_lm' needs model.head='mlm', not 'classifier'" in line
+    assert "task='masked_lm' needs model.head='lm' or 'mlm', not 'classifier'" in line
 
 
 def test_fine_tuning_restores_all_but_the_head_and_asks_for_the_same_vocabulary(
