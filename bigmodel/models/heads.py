@@ -105,9 +105,7 @@ class Classifier(nn.Module):
         inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B C']:
-        out = _zero_linear(self.num_labels, self.dtype)
-        logits = out(_pooled(x_BLD, segments_BL, self.pool)).astype(jnp.float32)
-        return self.logit_scale * logits
+        return _outputs(self, self.num_labels, _pooled(x_BLD, segments_BL, self.pool))
 
 
 class Regressor(nn.Module):
@@ -126,9 +124,7 @@ class Regressor(nn.Module):
         inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, ' B']:
-        out = _zero_linear(1, self.dtype)
-        numbers = out(_pooled(x_BLD, segments_BL, self.pool)).astype(jnp.float32)
-        return self.logit_scale * numbers[:, 0]
+        return _outputs(self, 1, _pooled(x_BLD, segments_BL, self.pool))[:, 0]
 
 
 class TokenClassifier(nn.Module):
@@ -147,8 +143,7 @@ class TokenClassifier(nn.Module):
         inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B L C']:
-        logits = _zero_linear(self.num_labels, self.dtype)(x_BLD).astype(jnp.float32)
-        return self.logit_scale * logits
+        return _outputs(self, self.num_labels, x_BLD)
 
 
 class SpanHead(nn.Module):
@@ -168,13 +163,14 @@ class SpanHead(nn.Module):
         inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B L 2']:
-        return self.logit_scale * _zero_linear(2, self.dtype)(x_BLD).astype(jnp.float32)
+        return _outputs(self, 2, x_BLD)
 
 
-def _zero_linear(features: int, dtype: DTypeLike) -> Linear:
+def _outputs(head: nn.Module, features: int, x: Array) -> Float[Array, '... C']:
     """The last layer of a head that is fine-tuned: all its outputs begin equal."""
-    rest = (True, 'head', lambda role, fan_in: 0.0, dtype)
-    return Linear((features,), ('embed',), ('labels',), *rest, name='out')
+    rest = (True, 'head', lambda role, fan_in: 0.0, head.dtype)
+    out = Linear((features,), ('embed',), ('labels',), *rest, name='out')
+    return head.logit_scale * out(x).astype(jnp.float32)
 
 
 def _pooled(x_BLD: Array, segments_BL: Array | None, pool: str) -> Float[Array, 'B D']:

@@ -17,7 +17,7 @@ from bigmodel.layers.masks import Causal
 from bigmodel.layers.position import Position
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.specs import make
-from tests.golden.values import golden, golden_rope
+from tests.golden.values import golden, golden_file
 
 # Float32 sines of angles up to 2000: the angle itself is rounded to 1e-4 (both sides do the same
 # float32 product, but may differ in the last bit of the frequency).
@@ -126,12 +126,12 @@ def test_rope_is_llamas(theta: str) -> None:
     np.testing.assert_allclose(got, values[f'theta_{theta}'], **ANGLE)
 
 
-CASES = json.loads(str(golden_rope()['specs']))
+CASES = json.loads(str(golden_file('rope')['specs']))
 
 
 @pytest.mark.parametrize('i', range(len(CASES)), ids=CASES)
 def test_scaled_rope_is_hugging_faces(i: int) -> None:
-    values, module = golden_rope(), position(CASES[i])
+    values, module = golden_file('rope'), position(CASES[i])
     x, length = jnp.asarray(values['x']), int(values['length'])
     frequency, factor = module.frequencies(x.shape[-1], length)
     # Hugging Face computes in float32.
@@ -147,7 +147,7 @@ def test_scaled_rope_is_hugging_faces(i: int) -> None:
     ('spec', 'key'), [('rope(fraction=0.25)', 'partial'), ('rope(interleaved=True)', 'interleaved')]
 )
 def test_partial_and_interleaved_rope_are_gpt_neoxs_and_gptjs(spec: str, key: str) -> None:
-    values = golden_rope()
+    values = golden_file('rope')
     got = rotated(spec, jnp.asarray(values['x']), jnp.asarray(values['pos']))
     np.testing.assert_allclose(got, values[key], **ANGLE)
 

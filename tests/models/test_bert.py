@@ -11,7 +11,7 @@ from bigmodel import params as params_lib
 from bigmodel.models import presets
 from bigmodel.models.model import Model, apply, build_model
 from experiments import defaults
-from tests.golden.values import golden_bert
+from tests.golden.values import golden_file
 from tests.small import unboxed_shapes
 
 # Our path -> theirs, without '/weight' or '.weight'.
@@ -77,7 +77,7 @@ def _pair(values: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize('size', [s for s in presets.PRESETS if s.startswith('bert')])
 def test_logits_are_hugging_faces(size: str) -> None:
-    values = golden_bert()
+    values = golden_file('bert')
     model = small_bert(size)
     params, segments = translated(model, values), values['segments'].astype(np.int32)
     tokens = jnp.asarray(values['tokens'].astype(np.int32))
@@ -90,7 +90,7 @@ def test_logits_are_hugging_faces(size: str) -> None:
 
 def test_padding_and_order_matter_there() -> None:
     """The test above can fail: without its padding the second row has other logits."""
-    values = golden_bert()
+    values = golden_file('bert')
     model = small_bert('bert-base')
     params, tokens = translated(model, values), jnp.asarray(values['tokens'].astype(np.int32))
     there = values['segments'] > 0

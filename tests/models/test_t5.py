@@ -13,7 +13,7 @@ from bigmodel.models import presets
 from bigmodel.models.encoder import Source
 from bigmodel.models.model import Model, apply, build_model
 from experiments import defaults
-from tests.golden.values import golden_t5
+from tests.golden.values import golden_file
 from tests.small import unboxed_shapes
 
 WIDTH, HEADS, HEAD_DIM, HIDDEN, VOCAB = 12, 2, 4, 20, 24
@@ -113,7 +113,7 @@ def test_every_t5_is_compared() -> None:
 
 @pytest.mark.parametrize('size', SIZES)
 def test_logits_are_hugging_faces(size: str) -> None:
-    values, model = golden_t5(), small_t5(size)
+    values, model = golden_file('t5'), small_t5(size)
     params = translated(model, values, SIZES[size])
     want = values[f'{SIZES[size]}/logits']
     np.testing.assert_allclose(logits(model, params, values), want, rtol=0, atol=2e-5)
@@ -123,7 +123,7 @@ def test_logits_are_hugging_faces(size: str) -> None:
 
 
 def test_a_tied_table_gives_logits_divided_by_the_root_of_the_width() -> None:
-    values = golden_t5()
+    values = golden_file('t5')
     scaled, plain = small_t5('t5-base'), small_t5('t5-base', head='lm(tied=True)')
     params = translated(scaled, values, 't5-base')
     got, want = logits(scaled, params, values), logits(plain, params, values) / math.sqrt(WIDTH)

@@ -11,9 +11,9 @@ from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import BoundModel
-from tests.golden.values import golden_preference
+from tests.golden.values import golden_file
 
-VALUES = golden_preference()
+VALUES = golden_file('preference')
 # Golden values are float64; sums of 11 float32 exponentials and of at most 5 tokens.
 CLOSE = {'rtol': 2e-5, 'atol': 2e-6}
 

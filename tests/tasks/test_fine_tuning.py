@@ -16,7 +16,7 @@ from bigmodel.tasks.extractive_qa import best_span
 from bigmodel.training.setup import build, resolve
 from bigmodel.training.step import make_train_step
 from experiments import defaults
-from tests.golden.values import golden_tuning
+from tests.golden.values import golden_file
 from tests.small import quick_jit
 from tests.tasks.test_tasks import fixed_logits, lm_batch
 
@@ -24,7 +24,7 @@ LENGTH = 48
 
 
 def test_losses_are_hugging_faces() -> None:
-    golden = golden_tuning()
+    golden = golden_file('tuning')
     batch = lm_batch(np.zeros(golden['classes'].shape, np.int32))
     targets = {'targets': jnp.asarray(golden['classes'])}
     got = build_task('token_classification')(fixed_logits(golden['logits']), batch | targets, None)
