@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from bigmodel.data.formats import Document, Format, Row
+from bigmodel.data.format import Document, Format, Row
 from bigmodel.data.source import Source
 
 

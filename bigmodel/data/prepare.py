@@ -15,7 +15,7 @@ import numpy as np
 
 from bigmodel.data import atomic
 from bigmodel.data.documents import Documents
-from bigmodel.data.formats import Document
+from bigmodel.data.format import Document
 from bigmodel.data.plain_tokenizers import utf8
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bigmodel.data.formats import Format, Text
+from bigmodel.data.format import Format
+from bigmodel.data.formats import Text
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 from bigmodel.inference.extra_ids import ExtraIds
