@@ -20,6 +20,7 @@ from bigmodel.training.state import abstract_params, init_state
 from bigmodel.training.step import make_train_step
 from experiments import probes
 from experiments.ablations import positions
+from experiments.finetune import what_is_trained
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / 'experiments'
 CARDS = sorted(p for p in EXPERIMENTS.rglob('*.py') if 'def get_config(' in p.read_text())
@@ -29,6 +30,7 @@ ARMS = [
     *(f'ablations/positions.py:{name}' for name in positions.ENCODINGS),
     *(f'ablations/mup.py:{width}' for width in (32, 64, 128, 256)),
     'ablations/mixers.py:mqar',
+    *(f'finetune/what_is_trained.py:{name}' for name in what_is_trained.ARMS),
 ]
 
 
@@ -39,7 +41,7 @@ def test_every_argument_of_a_card_has_a_model_and_a_name_of_its_own(arm: str) ->
     assert config.name.endswith(f'-{name}')
     for each in (config, *baselines(config).values()):
         presets.resolve(each.model, each.data.seq_len)
-        assert abstract_params(build_model(each.model, 256, 0, 'cpu'))
+        assert abstract_params(build_model(each.model, 256, 4, 'cpu'))
 
 
 def test_the_card_of_encodings_has_all_of_sequences() -> None:

@@ -1,0 +1,49 @@
+"""How much of a pre-trained model must be trained to name the group that a text belongs to?
+
+    python launch.py                                                # where all but scratch start
+    python launch.py --config=experiments/finetune/what_is_trained.py:lora
+
+The quickstart's checkpoint and `quickstart_finetune.py`'s data, steps and batches; arms differ in
+what is trained and in the learning rate alone: `scratch` and `full` train everything, `probe` the
+head, `lora` an adapter of the attention's matrices and the head. Not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from bigmodel.errors import unknown
+from experiments import defaults
+
+HEAD = (('head/.*', True), ('.*', False))
+ADAPTER = (('(adapter|head)/.*', True), ('.*', False))
+# name -> what differs, the learning rate first
+ARMS = {
+    'scratch': {'optimizer.learning_rate': 3e-3, 'init_from.path': ''},
+    'full': {'optimizer.learning_rate': 3e-3},
+    'probe': {'optimizer.learning_rate': 3e-3, 'optimizer.train': HEAD},
+    'lora': {
+        'optimizer.learning_rate': 3e-3,
+        'optimizer.train': ADAPTER,
+        'model.adapter': 'lora(rank=8)',
+    },
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    """250 updates of 16 rows, from runs/quickstart, of what `arg` names."""
+    c = defaults.get_config()
+    name = arg or 'full'
+    if name not in ARMS:
+        raise unknown('what is trained', name, ARMS)
+    c.name = f'what_is_trained-{name}'
+    c.task = 'classification'
+    c.num_steps = 250
+    c.data.packing = 'windows'
+    c.data.seq_len, c.data.batch_size = 256, 16
+    c.model.head = 'classifier(pool="mean")'
+    c.optimizer.name = 'muon'
+    c.schedule = 'cosine(warmup_steps=15)'
+    c.init_from.path = 'runs/quickstart'
+    c.init_from.restore = (('(adapter|head)/.*', False), ('.*', True))
+    c.evals.validation.every, c.evals.validation.batches = 250, 128
+    c.update_from_flattened_dict(ARMS[name])
+    return c
