@@ -62,12 +62,6 @@ def prune(tree: Any) -> Any:
     }
 
 
-def overlay(tree: Any, part: Any) -> Any:
-    """`tree` with the leaves of `part` in the place of its own."""
-    flat = flatten(part)
-    return jax.tree_util.tree_map_with_path(lambda path, x: flat.get(path_of(path), x), tree)
-
-
 def count(tree: Any) -> int:
     """How many scalars the tree holds."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

@@ -96,6 +96,9 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.decay = (('.*/weight$', 1.0), ('.*', 0.0))  # of weight_decay: matrices alone
     c.optimizer.rates = (('.*', 1.0),)  # multipliers of the learning rate
     c.optimizer.train = (('.*', True),)  # False: frozen, without optimizer state
+    c.optimizer.last_layers = 0  # freezes all below the last n layers too; 0: only what train does
+    # Each layer's learning rate is this times that of the one above; the head has the whole one.
+    c.optimizer.layer_decay = 1.0  # 0.65 to 0.95; 1: the same for all
     c.schedule = 'cosine(warmup_steps=100)'  # constant, linear, cosine, inverse_sqrt, wsd
 
     c.evals = ConfigDict()

@@ -1,6 +1,7 @@
 """`bench`: step time of a config, as one JSON object."""
 
 import argparse
+import dataclasses
 import json
 import statistics
 import time
@@ -65,7 +66,7 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
         'first_step_seconds': round(first, 3),
         'compile_seconds': round(compile_seconds, 3),
         'peak_memory_bytes': devices.peak_memory_bytes(),
-        'num_params': setup.num_params,
+        **dataclasses.asdict(setup.sizes),
         'flops_per_token': setup.flops_per_token,
         'mfu': rate * setup.flops_per_token / peak if peak else None,
         'kernel': setup.kernel,

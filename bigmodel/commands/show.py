@@ -19,6 +19,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'{key} = {value!r}')
     print()
     print('\n'.join(parameter_table(setup.boxed)))
+    print(f'trained {setup.sizes}')
     print(f'\nkernel {setup.kernel}, {setup.flops_per_token:,} FLOPs a token (training)')
     print(
         f'{setup.tokens_per_step:,} tokens a step, {config.num_steps:,} steps: '

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 from bigmodel.training.optimizers import HParams, Optimizer
@@ -22,7 +21,7 @@ class Averaging(Optimizer):
     """
 
     def init(self, params: Any, hparams: HParams) -> Any:
-        average = jax.tree.map(jnp.zeros_like, self._trained(params))
+        average = jax.tree.map(jnp.zeros_like, self.selection.part(params))
         return {'optimizer': super().init(params, hparams), 'average': average}
 
     def update(
@@ -34,15 +33,12 @@ class Averaging(Optimizer):
         average = jax.tree.map(
             lambda old, new: (old + weight * (new - old)).astype(old.dtype),
             state['average'],
-            self._trained(params),
+            self.selection.part(params),
         )
         return params, {'optimizer': inner, 'average': average}
 
     def averaged(self, params: Any, state: Any) -> Any:
-        return params_lib.overlay(params, state['average'])
-
-    def _trained(self, params: Any) -> Any:
-        return params_lib.prune(jax.tree.map(lambda t, x: x if t else None, self.trained, params))
+        return self.selection.whole(params, state['average'])
 
 
 def with_average(

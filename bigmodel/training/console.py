@@ -20,10 +20,11 @@ def print_plan(setup: Setup, where: str, start: int) -> None:
         ('task', ', '.join([c.task, *started, *frozen])),
         (
             'model',
-            f'{c.model.size}: {setup.num_params / 1e6:.2f}M parameters, {c.model.depth} layers of '
-            f'width {c.model.width}, position {c.model.position}, '
+            f'{c.model.size}: {setup.sizes.num_params / 1e6:.2f}M parameters, {c.model.depth} '
+            f'layers of width {c.model.width}, position {c.model.position}, '
             f'{setup.flops_per_token / 1e6:.1f} MFLOP/token',
         ),
+        ('trained', str(setup.sizes)),
         ('data', setup.data.about),
         (
             'training',

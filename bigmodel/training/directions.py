@@ -111,7 +111,7 @@ def _matrix_dims(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | optax.
 
     Weights of layers may be stacked on 'layers', those of experts also on 'experts'; a projection
     into the residual stream ends in 'embed' and contracts all other dims, any other one contracts
-    'embed' first. Frozen parameters have no axes.
+    'embed' first.
     """
     first = _stacked(axes)
     if len(axes) < first + 2 or 'embed' not in axes:
@@ -150,13 +150,9 @@ def _per_layer(axes: Any, direction: Direction, min_dim: int) -> Direction:
         return function
 
     def init_one(names: tuple[str, ...], p: Any) -> Any:
-        if isinstance(p, optax.MaskedNode):  # frozen
-            return p
         return lift(names, direction.init)(prepare(names, p))
 
     def update_one(names: tuple[str, ...], g: Any, state: Any, p: Any) -> Any:
-        if isinstance(g, optax.MaskedNode):
-            return _Updated(g, state)
         new, state = lift(names, direction.update)(prepare(names, g), state, prepare(names, p))
         return _Updated(new.reshape(g.shape), state)
 

@@ -9,7 +9,7 @@ rebuilt inside the step from `hparams`, so runs that differ in them share one co
 import dataclasses
 import functools
 import inspect
-import operator
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +25,7 @@ from bigmodel.sharding import is_box
 from bigmodel.specs import bind
 from bigmodel.training.directions import OPTIMIZERS, Direction
 from bigmodel.training.schedules import SCHEDULES
+from bigmodel.training.selection import Selection, multipliers, select
 
 HParams = dict[str, Any]
 
@@ -35,14 +36,14 @@ class Optimizer:
 
     direction: Callable[..., Direction]
     schedule: Callable[..., jax.Array]
-    axes: Any
-    trained: Any
+    selection: Selection
+    axes: Any  # of the trained parameters alone, and so are decay and rate
     decay: Any
     rate: Any
 
     def init(self, params: Any, hparams: HParams) -> optax.OptState:
-        """The optimizer state of the trained parameters."""
-        return self._direction(hparams).init(params)
+        """The optimizer state: of what is trained of `params`."""
+        return self._direction(hparams).init(self.selection.part(params))
 
     def learning_rate(self, step: jax.Array, hparams: HParams) -> jax.Array:
         """The learning rate of `step`."""
@@ -50,41 +51,36 @@ class Optimizer:
         return hparams['learning_rate'] * schedule
 
     def norm(self, grads: Any) -> jax.Array:
-        """The global norm of the gradients of the trained parameters."""
-        kept = jax.tree.map(lambda t, g: g if t else jnp.zeros((), g.dtype), self.trained, grads)
-        return optax.global_norm(kept)
+        """The global norm of gradients."""
+        return optax.global_norm(grads)
 
     def update(
         self, grads: Any, state: optax.OptState, params: Any, step: jax.Array, hparams: HParams
     ) -> tuple[Any, optax.OptState]:
-        """New parameters and state. `clip_norm` 0 leaves gradients as they are."""
-        clip = hparams['clip_norm']
+        """New parameters and state, from gradients of the trained part.
+
+        `clip_norm` 0 leaves gradients as they are.
+        """
+        clip, part = hparams['clip_norm'], self.selection.part(params)
         norm = self.norm(grads)
         shrink = jnp.where(clip > 0, jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12)), 1.0)
         grads = jax.tree.map(lambda g: g * shrink.astype(g.dtype), grads)
-        direction, state = self._direction(hparams).update(grads, state, params)
+        direction, state = self._direction(hparams).update(grads, state, part)
         rate = self.learning_rate(step, hparams)
 
-        def apply(p: Any, d: Any, trained: bool, decay: float, multiplier: float) -> Any:
-            if not trained:
-                return p
+        def apply(p: Any, d: Any, decay: float, multiplier: Any) -> Any:
             d = d + hparams['weight_decay'] * decay * p if decay else d
             return (p - rate * multiplier * d).astype(p.dtype)
 
-        new = jax.tree.map(apply, params, direction, self.trained, self.decay, self.rate)
-        return new, state
+        new = jax.tree.map(apply, part, direction, self.decay, self.rate)
+        return self.selection.whole(params, new), state
 
     def averaged(self, params: Any, state: optax.OptState) -> Any:
         """The parameters to evaluate: those of the last step, or an average (`averages.py`)."""
         return params
 
     def _direction(self, hparams: HParams) -> Direction:
-        axes = jax.tree.map(lambda t, a: a if t else (), self.trained, self.axes)
-        direction = self.direction(axes, **hparams['direction'])
-        if all(jax.tree.leaves(self.trained)):
-            return direction
-        # Frozen parameters have no optimizer state.
-        return optax.partition({True: direction, False: optax.set_to_zero()}, self.trained)
+        return self.direction(self.axes, **hparams['direction'])
 
 
 def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]:
@@ -100,21 +96,16 @@ def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]
     schedule_fn, schedule_args = _split(schedule)
     axes = jax.tree.map(lambda b: b.names, boxed, is_leaf=is_box)
     shapes = jax.tree.map(lambda b: b.value, boxed, is_leaf=is_box)
-    trained = params_lib.assign(c.train, shapes, 'optimizer.train')
-    if not any(jax.tree.leaves(trained)):
-        raise UserError('optimizer.train freezes every parameter; let one regex be True')
-    optimizer = Optimizer(
-        direction_fn,
-        schedule_fn,
-        axes,
-        trained,
-        params_lib.assign(c.decay, shapes, 'optimizer.decay'),
-        jax.tree.map(
-            operator.mul,
-            params_lib.assign(c.rates, shapes, 'optimizer.rates'),
-            params_lib.assign(make_init(config.model).rates, shapes, 'model.init'),
-        ),
+    selection = select(config, shapes)
+    lists = (
+        params_lib.assign(c.rates, shapes, 'optimizer.rates'),
+        params_lib.assign(make_init(config.model).rates, shapes, 'model.init'),
+        multipliers(config, shapes),
     )
+    rates = selection.part(jax.tree.map(lambda *factors: math.prod(factors), *lists))
+    decay = params_lib.assign(c.decay, shapes, 'optimizer.decay')
+    axes, decay = selection.of(axes), selection.of(decay)
+    optimizer = Optimizer(direction_fn, schedule_fn, selection, axes, decay, rates)
     for key in ('learning_rate', 'weight_decay', 'clip_norm'):
         if not c[key] >= 0:
             raise UserError(f'optimizer.{key}={c[key]} must not be negative')

@@ -4,6 +4,7 @@ config.json run.json metrics.jsonl result.json loss.png samples.txt tokenizer/ c
 tensorboard/
 """
 
+import dataclasses
 import json
 import pathlib
 import platform
@@ -122,8 +123,8 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'hosts': jax.process_count(),
         'mesh': dict(setup.sharding.mesh.shape),
         'kernel': setup.kernel,
-        'num_params': setup.num_params,
         'flops_per_token': setup.flops_per_token,
+        **dataclasses.asdict(setup.sizes),
         'tokens_per_step': setup.tokens_per_step,
         'data_fingerprint': setup.data.fingerprint,
         'companions': _companions(setup),

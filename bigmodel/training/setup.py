@@ -7,7 +7,6 @@ from typing import Any
 import jax
 
 from bigmodel import devices
-from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Data, open_data
@@ -30,6 +29,7 @@ from bigmodel.training.companions import Companion, named, open_companions
 from bigmodel.training.fit import check_adapter, check_format, check_inputs
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
 from bigmodel.training.restore import check_vocabulary
+from bigmodel.training.sizes import Sizes, sizes_of
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
 
 
@@ -65,9 +65,9 @@ class Outline:
         return self.sharding.platform
 
     @property
-    def num_params(self) -> int:
-        """How many parameters the model has."""
-        return params_lib.count(self.abstract.params)
+    def sizes(self) -> Sizes:
+        """How many parameters there are and are trained, and their and the optimizer's bytes."""
+        return sizes_of(self.abstract, self.optimizer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Setup(Outline):
             lambda hparams: init_state(self.model, self.optimizer, hparams),
             out_shardings=placed,
             # Beyond this size slow code costs more than it saves in compilation.
-            compiler_options=devices.quick_compile() if self.num_params < 1e7 else None,
+            compiler_options=devices.quick_compile() if self.sizes.num_params < 1e7 else None,
         )
         state = init(self.hparams).replace(companions=self.restore_companions())
         source = self.config.init_from
@@ -196,7 +196,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
     _check_masks(plan)
     _check_head(plan)
-    check_adapter(config, optimizer.trained)
+    check_adapter(config, optimizer.selection.trained)
     return plan
 
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from bigmodel import params as params_lib
 from bigmodel.models.model import Model, init_params
-from bigmodel.sharding import Sharding
+from bigmodel.sharding import Sharding, is_box
 from bigmodel.training.optimizers import HParams, Optimizer
 
 
@@ -47,17 +47,22 @@ def abstract_params(model: Model) -> Any:
 def state_sharding(sharding: Sharding, boxed: Any, abstract: State) -> State:
     """Parameters by their axes; optimizer moments like their parameter; the rest on every device.
 
-    A moment is recognised by its path, which ends in the parameter's, and by its shape.
+    A moment is recognised by its path, which ends in the parameter's, and by its shape, where it
+    may have fewer layers.
     """
     params = sharding.of_params(boxed)
     places = params_lib.flatten(params)
-    shapes = {path: box.shape for path, box in params_lib.flatten(abstract.params).items()}
+    layer = {}  # shape of one layer's
+    for path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
+        stacked = box.names[:1] == ('layers',)
+        layer[params_lib.path_of(path)] = (len(box.names), box.value.shape[stacked:])
 
     def place(key_path: Any, leaf: Any) -> Any:
         parts = params_lib.path_of(key_path).split('/')
         for i in range(len(parts)):
             path = '/'.join(parts[i:])
-            if shapes.get(path) == leaf.shape:
+            dims, shape = layer.get(path, (-1, ()))
+            if dims == leaf.ndim and leaf.shape[leaf.ndim - len(shape) :] == shape:
                 return places[path]
         return sharding.replicated()
 

@@ -1,7 +1,6 @@
 """The training step: (state, batch, hparams) -> (state, metrics). Pure; one builder for all."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -30,8 +29,14 @@ def make_train_step(
 
     def train_step(state: State, batch: Batch, hparams: HParams) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(hparams['seed']), state.step)
-        loss_fn = partial(loss_of, companions=state.companions)
-        grads, metrics = gradients(loss_fn, state.params, batch, key, accumulate)
+
+        def loss_fn(part: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+            params = optimizer.selection.whole(state.params, part)
+            return loss_of(params, batch, key, state.companions)
+
+        # Of the trained part alone: frozen parameters have no gradient to keep or to sum.
+        part = optimizer.selection.part(state.params)
+        grads, metrics = gradients(loss_fn, part, batch, key, accumulate)
         params, opt_state = optimizer.update(
             grads, state.opt_state, state.params, state.step, hparams
         )

@@ -64,7 +64,8 @@ def trajectory(c: Any, abstract: Any, start: Any, grads: Any) -> dict[str, np.nd
     def run(start: Any, grads: Any) -> Any:
         def body(carry: Any, xs: Any) -> Any:
             params, state = carry
-            params, state = optimizer.update(xs[1], state, params, xs[0], hparams)
+            part = optimizer.selection.part(xs[1])
+            params, state = optimizer.update(part, state, params, xs[0], hparams)
             return (params, state), params
 
         steps = jnp.arange(len(jax.tree.leaves(grads)[0]))
@@ -301,6 +302,7 @@ def small_update(seed: int = 0, **optimizer: Any) -> tuple[Any, Any, Any]:
     params, grads = random_params(model), random_params(model, seed + 1)
     built, hparams = build_optimizer(c, abstract_params(model))
     state = built.init(params, hparams)
+    grads = built.selection.part(grads)
     moved, state = jax.jit(built.update)(grads, state, params, jnp.int32(0), hparams)
     return params_lib.flatten(params), params_lib.flatten(moved), state
 

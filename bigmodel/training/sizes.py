@@ -1,0 +1,44 @@
+"""How much of a model is trained, and what remembering that takes."""
+
+import dataclasses
+
+import jax
+
+from bigmodel import params as params_lib
+from bigmodel.training.optimizers import Optimizer
+from bigmodel.training.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Counts of parameters, and bytes of one copy of them and of the optimizer's state."""
+
+    num_params: int
+    num_trained: int
+    param_bytes: int
+    optimizer_bytes: int
+
+    def __str__(self) -> str:
+        share = 100 * self.num_trained / self.num_params
+        return (
+            f'{self.num_trained:,} of {self.num_params:,} parameters ({share:.3g} %), '
+            f'optimizer state {_readable(self.optimizer_bytes)}, '
+            f'parameters {_readable(self.param_bytes)}'
+        )
+
+
+def sizes_of(abstract: State, optimizer: Optimizer) -> Sizes:
+    """The sizes of a state, from its shapes; averages count as the optimizer's."""
+    return Sizes(
+        params_lib.count(abstract.params),
+        params_lib.count(jax.eval_shape(optimizer.selection.part, abstract.params)),
+        params_lib.num_bytes(abstract.params),
+        params_lib.num_bytes(abstract.opt_state),
+    )
+
+
+def _readable(size: int) -> str:
+    for unit, exponent in (('GB', 9), ('MB', 6), ('kB', 3)):
+        if size >= 10**exponent:
+            return f'{size / 10**exponent:.3g} {unit}'
+    return f'{size} bytes'
