@@ -5,7 +5,7 @@ A path joins the keys of the nested dict with '/', e.g. 'backbone/layers/block_0
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,6 +60,18 @@ def prune(tree: Any) -> Any:
     return {
         k: v for k, v in pruned.items() if v is not None and not (isinstance(v, dict) and not v)
     }
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict of these paths."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *folders, last = path.split('/')
+        here = tree
+        for folder in folders:
+            here = here.setdefault(folder, {})
+        here[last] = leaf
+    return tree
 
 
 def count(tree: Any) -> int:

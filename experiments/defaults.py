@@ -113,6 +113,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.checkpoint.every = 500  # steps; the last step is always saved
     c.checkpoint.keep = 2  # newest ones kept
     c.checkpoint.keep_every = 0  # also keep multiples of this step; 0: none
+    c.checkpoint.only_trained = False  # True: what is frozen is read again from init_from
 
     c.init_from = ConfigDict()
     c.init_from.path = ''  # a run directory to start from; '': initialise

@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = resolve(load_run_config(args))
     config.accumulate = 1
-    config.init_from.path = ''  # the run's own checkpoint says it all
+    # The run's own checkpoint says it all.
+    config.init_from.path, config.checkpoint.only_trained = '', False
     devices.configure(config.sharding.host_devices, config.data.batch_size)
     setup = build(config)
     params, step = restored_params(args.workdir, args.step, setup.abstract.params)

@@ -91,6 +91,7 @@ def _measure(
     trained = config.data.seq_len
     config.data.seq_len = length
     config.accumulate, config.init_from.path = 1, ''
+    config.checkpoint.only_trained = False
     setup = build(config)
     params, _ = restored_params(folder, 0, setup.abstract.params)
     with setup.sharding.active():

@@ -14,6 +14,7 @@ import jax
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
 from bigmodel.params import Rules
+from bigmodel.training.base import Base, base_of_run
 
 
 class Checkpoints:
@@ -34,11 +35,22 @@ class Checkpoints:
         self._orbax().save_async(step, state, force=True)
 
     def restore(self, step: int, abstract: Any) -> Any:
-        """The state of `step`, placed as `abstract` says (shapes, dtypes and shardings)."""
-        found = self.shapes(step)
-        _check_shapes(found, params_lib.flatten(abstract), f'{self.folder}/{step}')
+        """The state of `step`, placed as `abstract` says (shapes, dtypes and shardings).
+
+        Parameters that are not in it are those of the run's base.
+        """
+        found, base = self.shapes(step), base_of_run(self.folder.parent, check=True)
+        wanted, left_out = params_lib.flatten(abstract), {f'params/{p}' for p in base.parameters}
+        own = {p: x for p, x in wanted.items() if p not in left_out}
+        own |= {p: _rows_of(wanted[p], found[p]) for p in left_out & found.keys()}
+        _check_shapes(found, own, f'{self.folder}/{step}')
         with _readable(f'{self.folder}/{step}'):
-            return self._orbax().load(step, abstract)
+            loaded = self._orbax().load(step, _pruned(abstract, own))
+        below = {p: wanted[f'params/{p}'] for p in base.parameters}
+        params = {f'params/{p}': x for p, x in _read_base(base, below).items()}
+        for path, x in params_lib.flatten(loaded).items():
+            params[path] = _on_top(params.get(path), x)
+        return _filled(abstract, params)
 
     def restore_params(self, step: int, abstract: Any, rules: Rules) -> Any:
         """Parameters that `rules` mark True, from `step`; the others are None. Where the run kept
@@ -48,7 +60,7 @@ class Checkpoints:
         in the checkpoint or has another shape there.
         """
         kept = self.check_params(step, abstract, rules)
-        return _load_params(self.folder / str(step), kept, self.shapes(step))
+        return _filled(kept, self.read(step, params_lib.flatten(kept)))
 
     def check_params(self, step: int, abstract: Any, rules: Rules) -> Any:
         """The parameters that `restore_params` will read (the others None); the same errors."""
@@ -56,15 +68,50 @@ class Checkpoints:
         kept = jax.tree.map(lambda keep, x: x if keep else None, wanted, abstract)
         if not jax.tree.leaves(kept):
             raise UserError('init_from.restore restores nothing; let one regex be True')
-        found = {k.removeprefix('params/'): s for k, s in self.shapes(step).items()}
+        found = self.param_shapes(step)
         _check_shapes(found, params_lib.flatten(kept), f'{self.folder}/{step}', exact=False)
         return kept
+
+    def read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The parameters of these paths: averages where there are some, else those of the step,
+        else those of the run's base. Of stacked layers each may have the upper ones alone.
+        """
+        found, missing, own = self.shapes(step), dict(wanted), {}
+        for prefix in ('params/', 'opt_state/average/')[::-1]:
+            here = {p: _rows_of(x, found.get(prefix + p)) for p, x in missing.items()}
+            here = {p: x for p, x in here.items() if prefix + p in found}
+            own |= {prefix + p: x for p, x in here.items()}
+            missing = {p: x for p, x in missing.items() if p not in here or here[p] is not x}
+        values = {}
+        if missing:
+            values = _read_base(base_of_run(self.folder.parent, check=True), missing)
+        loaded = _load(self.folder / str(step), own)
+        for prefix in ('params/', 'opt_state/average/'):
+            for path, x in loaded.items():
+                if path.startswith(prefix):
+                    name = path.removeprefix(prefix)
+                    values[name] = _on_top(values.get(name), x)
+        return values
 
     def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """The shape of everything in `step`, by path: parameters are under 'params'."""
         with _readable(f'{self.folder}/{step}'):
             tree = self._orbax().metadata(step).metadata
         return {path: tuple(leaf.shape) for path, leaf in params_lib.flatten(tree).items()}
+
+    def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter of the model of `step`, those of the run's base too."""
+        own = {
+            path.removeprefix('params/'): shape
+            for path, shape in self.shapes(step).items()
+            if path.startswith('params/')
+        }
+        base = base_of_run(self.folder.parent)
+        if not base.parameters:
+            return own
+        run, at = find_run(base.checkpoint, str(self.folder.parent))
+        theirs = Checkpoints(run / 'checkpoints').param_shapes(at)
+        return own | {path: theirs[path] for path in base.parameters}
 
     def wait(self) -> None:
         """Returns when nothing is being written any more."""
@@ -117,25 +164,54 @@ def _readable(where: str) -> Iterator[None]:
         raise UserError(f'checkpoint {where} cannot be read ({why})') from e
 
 
-def _load_params(folder: pathlib.Path, kept: Any, found: Mapping[str, Any]) -> Any:
+def _load(folder: pathlib.Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Some of what a checkpoint holds, by path."""
     from orbax.checkpoint import v1 as ocp
 
-    def where(averaged: bool) -> Any:
-        def choose(path: Any, leaf: Any) -> Any:
-            there = f'opt_state/average/{params_lib.path_of(path)}' in found
-            return leaf if there == averaged else None
-
-        return jax.tree_util.tree_map_with_path(choose, kept)
-
-    wanted = {'params': where(False), 'opt_state': {'average': where(True)}}
+    if not wanted:
+        return {}
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with _readable(str(folder)), context:
-        loaded = ocp.load(folder, params_lib.prune(wanted), checkpointable_name='state')
-    flat = params_lib.flatten(loaded.get('params', {}))
-    flat |= params_lib.flatten(loaded.get('opt_state', {}).get('average', {}))
+        tree = ocp.load(folder, params_lib.nest(wanted), checkpointable_name='state')
+    return params_lib.flatten(tree)
+
+
+def _read_base(base: Base, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+    if not base.parameters:
+        return {}
+    run, step = find_run(base.checkpoint, 'base')
+    checkpoints = Checkpoints(run / 'checkpoints')
+    try:
+        return checkpoints.read(step, wanted)
+    finally:
+        checkpoints.close()
+
+
+def _rows_of(leaf: Any, shape: tuple[int, ...] | None) -> Any:
+    """`leaf`, or of a stack that the checkpoint has the last rows of, those."""
+    if shape is None or shape == leaf.shape or shape[1:] != leaf.shape[1:]:
+        return leaf
+    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _on_top(below: jax.Array | None, x: jax.Array) -> jax.Array:
+    """`x`, or where it is the last rows of a stack `below` with those."""
+    if below is None or below.shape == x.shape:
+        return x
+    return below.at[-x.shape[0] :].set(x)
+
+
+def _pruned(tree: Any, kept: Mapping[str, Any]) -> Any:
+    """`tree` with the leaves that `kept` has, without what is empty otherwise."""
+    filled = _filled(tree, kept)
+    return {name: params_lib.prune(part) for name, part in filled.items()}
+
+
+def _filled(tree: Any, values: Mapping[str, Any]) -> Any:
+    """`tree` with the values of its paths, None where there is none."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: flat.get(params_lib.path_of(path)), kept, is_leaf=lambda x: x is None
+        lambda path, _: values.get(params_lib.path_of(path)), tree, is_leaf=lambda x: x is None
     )
 
 

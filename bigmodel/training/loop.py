@@ -87,7 +87,7 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
             evaluate_due(step, [n for n, e in config.evals.items() if step % e.every == 0 or last])
             if step % config.checkpoint.every == 0 or last or stop:
                 log.flush()
-                checkpoints.save(step, state.saved)
+                checkpoints.save(step, setup.saved(state))
             if stop:
                 break
 

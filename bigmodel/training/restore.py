@@ -51,14 +51,14 @@ def check_vocabulary(
 ) -> None:
     """Raises UserError where `source` (init_from) would restore a vocabulary of another size.
 
-    `found` are the checkpoint's shapes, `num_ids` the ids that this run needs. Sizes differ between
-    runs on the same tokenizer because a task may have ids of its own.
+    `found` are the shapes of the checkpoint's parameters, `num_ids` the ids that this run needs.
+    Sizes differ between runs on the same tokenizer because a task may have ids of its own.
     """
     wanted = params_lib.assign(source.restore, boxed, 'init_from.restore')
     leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box)
     for (key_path, box), restored in zip(leaves, jax.tree.leaves(wanted), strict=True):
         path = params_lib.path_of(key_path)
-        theirs = found.get(f'params/{path}')
+        theirs = found.get(path)
         if restored and theirs and 'vocab' in box.names:
             dim = box.names.index('vocab')
             _check_ids(path, theirs[dim], box.value.shape[dim], num_ids, source.path)

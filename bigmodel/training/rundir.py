@@ -127,6 +127,7 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         **dataclasses.asdict(setup.sizes),
         'tokens_per_step': setup.tokens_per_step,
         'data_fingerprint': setup.data.fingerprint,
+        'base': setup.base.record(),
         'companions': _companions(setup),
         'gzip_bits_per_byte': setup.data.store.gzip_bits_per_byte,
     }

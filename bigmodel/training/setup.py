@@ -10,7 +10,7 @@ from bigmodel import devices
 from bigmodel.config import ConfigDict
 from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Data, open_data
-from bigmodel.data.tokenizers import Tokenizer, load_tokenizer
+from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 from bigmodel.layers.kernels import Choose, choose
 from bigmodel.layers.masks import MASKS
@@ -24,12 +24,13 @@ from bigmodel.specs import make
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.averages import with_average
+from bigmodel.training.base import Base
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
 from bigmodel.training.fit import check_adapter, check_format, check_inputs
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
-from bigmodel.training.restore import check_vocabulary
 from bigmodel.training.sizes import Sizes, sizes_of
+from bigmodel.training.start import base_of, check_init_from, own_part
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
 
 
@@ -76,6 +77,7 @@ class Setup(Outline):
 
     data: Data
     companions: Mapping[str, Companion]
+    base: Base
 
     @property
     def flops_per_token(self) -> int:
@@ -115,6 +117,10 @@ class Setup(Outline):
             is_leaf=lambda x: x is None,
         )
         return dataclasses.replace(state, params=params)
+
+    def saved(self, state: State) -> dict[str, Any]:
+        """What a checkpoint of `state` holds."""
+        return state.saved | {'params': own_part(state.params, self.optimizer.selection, self.base)}
 
     def resumed(self, saved: Mapping[str, Any]) -> State:
         """The state of a checkpoint."""
@@ -160,8 +166,10 @@ def build(config: ConfigDict) -> Setup:
     plan = outline(config, data)
     companions = open_companions(config, plan.task, data.tokenizer, plan.sharding)
     abstract = plan.abstract.replace(companions={k: c.abstract for k, c in companions.items()})
-    setup = Setup(**vars(plan) | {'abstract': abstract, 'data': data, 'companions': companions})
-    _check_init_from(setup)
+    base = base_of(config, plan.optimizer.selection, plan.abstract.params)
+    opened = {'data': data, 'companions': companions, 'base': base}
+    setup = Setup(**vars(plan) | {'abstract': abstract} | opened)
+    check_init_from(config, plan.task, data.tokenizer, plan.boxed, plan.abstract.params)
     return setup
 
 
@@ -293,25 +301,3 @@ def _check_head(setup: Outline) -> None:
         return apply(setup.model, params, inputs, source=source)
 
     jax.eval_shape(run, setup.abstract.params)  # a part may refuse this length
-
-
-def _check_init_from(setup: Setup) -> None:
-    source = setup.config.init_from
-    if not source.path:
-        return
-    run, step = find_run(source.path, 'init_from.path')
-    theirs, ours = load_tokenizer(run / 'tokenizer'), setup.data.tokenizer
-    they_read, we_read = ('tokens' if t.vocab_size else 'images' for t in (theirs, ours))
-    if they_read != we_read:
-        raise UserError(
-            f'init_from.path={source.path!r} was trained on {they_read}, but data.source='
-            f'{setup.config.data.source!r} gives {we_read}; choose another run or source'
-        )
-    if theirs.fingerprint != ours.fingerprint:
-        raise UserError(
-            f'init_from.path={source.path!r} was trained with another tokenizer than '
-            f'data.tokenizer={setup.config.data.tokenizer!r}'
-        )
-    checkpoints, num_ids = Checkpoints(run / 'checkpoints'), ours.vocab_size + setup.task.extra_ids
-    check_vocabulary(checkpoints.shapes(step), setup.boxed, source, num_ids)
-    checkpoints.check_params(step, setup.abstract.params, source.restore)

@@ -125,8 +125,8 @@ def test_fine_tuning_restores_all_but_the_head_and_asks_for_the_same_vocabulary(
 def test_the_fix_for_another_vocabulary_is_one_that_can_be(theirs, num_ids, fix):
     boxed = abstract_params(small_model(head='lm(tied=False)'))
     source = small_config().init_from
-    check_vocabulary({'params/inputs/tokens/table': (32, 16)}, boxed, source, num_ids)
-    found = {'params/inputs/tokens/table': (theirs, 16)}
+    check_vocabulary({'inputs/tokens/table': (32, 16)}, boxed, source, num_ids)
+    found = {'inputs/tokens/table': (theirs, 16)}
     with pytest.raises(UserError, match=fix):
         check_vocabulary(found, boxed, source, num_ids)
     source.restore = (('inputs/.*', False), ('.*', True))
