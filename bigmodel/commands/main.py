@@ -25,6 +25,10 @@ COMMANDS = {
         'text from a checkpoint',
         '--workdir=runs/quickstart --prompt="def main(" --temperature=0.8',
     ),
+    'export': (
+        'a run as a plain model, adapters merged',
+        '--workdir=runs/lora --output=runs/merged',
+    ),
     'prepare': (
         'tokenise the data of a config, or train a BPE tokenizer on it',
         '--config=experiments/quickstart.py --train_bpe=bpe.json --vocab_size=4096',
