@@ -14,17 +14,26 @@ from bigmodel.errors import unknown
 from experiments import defaults
 
 HEAD = (('head/.*', True), ('.*', False))
+BIASES = (('head/.*', True), ('.*/(bias|scale)$', True), ('.*', False))
 ADAPTER = (('(adapter|head)/.*', True), ('.*', False))
 # name -> what differs, the learning rate first
 ARMS = {
     'scratch': {'optimizer.learning_rate': 3e-3, 'init_from.path': ''},
     'full': {'optimizer.learning_rate': 3e-3},
-    'probe': {'optimizer.learning_rate': 3e-3, 'optimizer.train': HEAD},
+    'probe': {'optimizer.learning_rate': 3e-2, 'optimizer.train': HEAD},
+    'last': {'optimizer.learning_rate': 3e-3, 'optimizer.last_layers': 2},
+    'bias': {'optimizer.learning_rate': 3e-2, 'optimizer.train': BIASES},
     'lora': {
-        'optimizer.learning_rate': 3e-3,
+        'optimizer.learning_rate': 1e-2,
         'optimizer.train': ADAPTER,
         'model.adapter': 'lora(rank=8)',
     },
+    'dora': {
+        'optimizer.learning_rate': 1e-2,
+        'optimizer.train': ADAPTER,
+        'model.adapter': 'dora(rank=8)',
+    },
+    'layer_decay': {'optimizer.learning_rate': 3e-3, 'optimizer.layer_decay': 0.75},
 }
 
 
