@@ -88,6 +88,7 @@ def classification_batch(seed: int = 0) -> dict[str, jax.Array]:
 # Task -> the slots of a model for it.
 SHAPES = {
     'causal_lm': {},
+    'prefix_lm': {'mask': 'prefix'},
     'masked_lm': {'mask': 'full', 'head': 'mlm'},
     'span_corruption': {'encoder_depth': 2, 'cross': 'attention'},
     'classification': {'mask': 'full', 'head': 'classifier'},
