@@ -82,6 +82,7 @@ class Task:
     causal = False  # whether next tokens are predicted, so the model must not see later ones
     two_sided = False  # whether tokens follow from both sides, so the model must see later ones
     prefixed = False  # whether batches mark a prefix, which the mask `prefix` shows to all
+    either_way = False  # whether its argument decoder_only says that there is no encoder
     whole_text = False  # whether every token is, so that losses are of the text, by position too
 
     def lengths(self, seq_len: int) -> tuple[int, int]:

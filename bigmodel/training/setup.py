@@ -284,6 +284,8 @@ def _check_head(setup: Outline) -> None:
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
         needs = "an encoder and model.cross='attention'" if source_length else 'no encoder'
+        if setup.task.either_way:
+            needs += f', or decoder_only={bool(source_length)}'
         raise UserError(
             f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
             f'{model.encoder_depth}'
