@@ -13,10 +13,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=; of
-    # encoder-decoders span_corruption(rate=, mean_length=); fine-tuning: instruction (the loss is
-    # of responses alone), classification(shift=, flip=, …), regression, token_classification,
-    # extractive_qa, distillation(weight=, temperature=); of preferences dpo(beta=), simpo(beta=, …)
+    # causal_lm, prefix_lm (of the mask prefix) and masked_lm(rate=, mask=, random=), with z_loss=
+    # and label_smoothing=; span_corruption(rate=, mean_length=, decoder_only=) of encoder-decoders
+    # or decoders; fine-tuning: instruction (the loss is of responses alone), regression,
+    # classification(shift=, flip=, …), token_classification, extractive_qa,
+    # distillation(weight=, temperature=); of preferences dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
@@ -50,7 +51,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
     c.model.inputs = ''  # tokens(scale=), patches(size=, channels=, class_token=)
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5, …: layers/positions.py
-    c.model.mask = ''  # causal, window(size), chunked(size), prefix(length), full
+    c.model.mask = ''  # causal, window(size), chunked(size), prefix(length), prefix, full
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
     # the model's slots (mask, mixer, cross, position, ffn, block, norm). (): all layers alike.
     c.model.pattern = ()  # ('window(512)', 'layer(mixer="rglru", position="none")')

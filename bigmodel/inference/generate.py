@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bigmodel.data.format import Format
 from bigmodel.data.formats import Text
@@ -78,7 +78,8 @@ def generate(
         for ids in (begin.tokens, begin.source)
     )
     read = Source(source) if begin.source else None
-    out = generate_tokens(model, params, tokens, sampling, read)
+    shown = {'prefix': jnp.arange(tokens.shape[1]) < begin.prefix} if begin.prefix else {}
+    out = generate_tokens(model, params, tokens, sampling, read, **shown)
     answers = begin.source or format.teaches == 'responses'
     texts, shown = [], '' if answers else prompt
     for row in jax.device_get(out).tolist():
@@ -109,11 +110,14 @@ def generate_tokens(
     tokens: Int[Array, 'B P'],
     sampling: Sampling,
     source: Source | None = None,
+    prefix: Bool[Array, ' P'] | None = None,
 ) -> Int[Array, 'B N']:
     """`sampling.max_tokens` ids that follow `tokens`; an encoder reads its `source` once."""
     length = tokens.shape[1] + sampling.max_tokens
     key = jax.random.key(sampling.seed)
-    logits_BLV, cache = apply_cached(model, params, None, tokens, length, source=source)
+    prefix_BP = None if prefix is None else jnp.broadcast_to(prefix, tokens.shape)
+    rest = {'source': source, 'prefix': prefix_BP}
+    logits_BLV, cache = apply_cached(model, params, None, tokens, length, **rest)
 
     def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
         cache, logits_BV = carry

@@ -71,6 +71,7 @@ class Blockwise(Kernel):
             cut(keys.index, axis=0),
             cut(keys.position, axis=1),
             None if keys.segment is None else cut(keys.segment, axis=1),
+            None if keys.prefix is None else cut(keys.prefix, axis=1),
         )
         leaves, structure = jax.tree.flatten((context.bias, weights, context.queries, slots))
         differ = [jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
@@ -89,10 +90,11 @@ class _Slots:
     index_S: Array
     position_PS: Array
     segment_BS: Array | None
+    prefix_BS: Array | None
 
     @property
     def coordinates(self) -> Coordinates:
-        return Coordinates(self.index_S, self.position_PS, self.segment_BS)
+        return Coordinates(self.index_S, self.position_PS, self.segment_BS, self.prefix_BS)
 
 
 def _blocks(x: Array, axis: int, size: int) -> Array:

@@ -12,6 +12,7 @@ class Coordinates:
 
     `index` counts slots of the row (or of the cache), `position` counts tokens of the document,
     `segment` numbers the documents packed into a row (0 is padding; None: one document a row).
+    `prefix` says which tokens all of their document may see, also those before (None: none).
     Within a document, differences of index and of position are the same, so masks and relative
     biases use `index`, which has no batch dim and therefore costs L·S, not B·L·S.
     """
@@ -19,6 +20,7 @@ class Coordinates:
     index: Int[Array, ' L']
     position: Int[Array, 'P L']  # P is B or 1
     segment: Int[Array, 'B L'] | None = None
+    prefix: Bool[Array, 'B L'] | None = None
 
     @classmethod
     def of(
@@ -27,10 +29,11 @@ class Coordinates:
         position: Int[Array, 'P L'] | None = None,
         segment: Int[Array, 'B L'] | None = None,
         start: Int[Array, ''] | int = 0,
+        prefix: Bool[Array, 'B L'] | None = None,
     ) -> 'Coordinates':
         """Slots start, start+1, …; positions default to the slots."""
         index = start + jnp.arange(length, dtype=jnp.int32)
-        return cls(index, index[None] if position is None else position, segment)
+        return cls(index, index[None] if position is None else position, segment, prefix)
 
     def distance(self, keys: 'Coordinates') -> Int[Array, 'L S']:
         """Query slot minus key slot: 0 for the token itself, positive for the past."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from bigmodel.layers.coordinates import Coordinates
-from bigmodel.specs import POSITIVE
+from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,11 @@ class Mask:
     @property
     def causal(self) -> bool:
         """Whether no query can look at a later slot."""
+        return False
+
+    @property
+    def of_batch(self) -> bool:
+        """Whether what it shows of later slots is what the batch marks as a prefix."""
         return False
 
     def __and__(self, other: 'Mask') -> 'Mask':
@@ -86,16 +91,25 @@ class Chunked(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(Mask):
-    """A query sees the past and the first `length` tokens of the document (Raffel et al. 2019)."""
+    """A query sees the past and the first `length` tokens of the document (Raffel et al. 2019);
+    0: those that the task marks as the prefix.
+    """
 
-    length: Annotated[int, POSITIVE]
+    length: Annotated[int, NOT_NEGATIVE] = 0
 
     def __call__(self, queries: Coordinates, keys: Coordinates) -> Bool[Array, 'B L S']:
-        return (queries.distance(keys) >= 0) | (keys.position < self.length)[:, None, :]
+        past = (queries.distance(keys) >= 0)[None]
+        if self.length:
+            return past | (keys.position < self.length)[:, None, :]
+        return past if keys.prefix is None else past | keys.prefix[:, None, :]
 
     @property
     def causal(self) -> bool:
         return self.length == 1  # the first token is everyone's past
+
+    @property
+    def of_batch(self) -> bool:
+        return self.length == 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bigmodel.layers.coordinates import Context, Coordinates, Memory
 from bigmodel.layers.dropout import Dropout
@@ -120,14 +120,15 @@ class Backbone(nn.Module):
         segments_BL: Int[Array, 'B L'] | None = None,
         cache_length: int | None = None,
         memory: Memory | None = None,
+        prefix_BL: Bool[Array, 'B L'] | None = None,
     ) -> Context:
         """Where (B, L) tokens are; with a mutable 'cache', among keys of `cache_length` slots."""
         made = (self.position, *self.layer_positions)
         biases = {k: p.bias(self.num_heads) for k, p in zip(self.positions, made, strict=True)}
         if cache_length is None:
-            here = Coordinates.of(shape[1], positions_BL, segments_BL)
+            here = Coordinates.of(shape[1], positions_BL, segments_BL, prefix=prefix_BL)
             return Context(here, here, biases=biases, aligned=True, memory=memory)
-        past = self.past(shape, positions_BL, segments_BL, cache_length)
+        past = self.past(shape, positions_BL, segments_BL, cache_length, prefix_BL)
         return Context(*past, biases=biases, memory=memory)
 
 
@@ -141,19 +142,24 @@ class Past(nn.Module):
         positions_BL: Int[Array, 'P L'] | None,
         segments_BL: Int[Array, 'B L'] | None,
         cache_length: int,
+        prefix_BL: Bool[Array, 'B L'] | None = None,
     ) -> tuple[Coordinates, Coordinates]:
         """The coordinates of these tokens and of all slots of the cache, which it updates."""
         shape = (here_shape[0], cache_length)
         start = self.variable('cache', 'length', jnp.zeros, (), jnp.int32)
         position = self.variable('cache', 'position', jnp.zeros, shape, jnp.int32)
         segment = self.variable('cache', 'segment', jnp.zeros, shape, jnp.int32)
+        prefix = self.variable('cache', 'prefix', jnp.zeros, shape, bool)
         here = Coordinates.of(here_shape[1], positions_BL, segments_BL, start.value)
         here = here.replace(
             position=jnp.broadcast_to(here.position, here_shape),
             segment=jnp.ones(here_shape, jnp.int32) if segments_BL is None else segments_BL,
+            prefix=jnp.zeros(here_shape, bool) if prefix_BL is None else prefix_BL,
         )
         at = (0, start.value)
         position.value = jax.lax.dynamic_update_slice(position.value, here.position, at)
         segment.value = jax.lax.dynamic_update_slice(segment.value, here.segment, at)
+        prefix.value = jax.lax.dynamic_update_slice(prefix.value, here.prefix, at)
         start.value += here_shape[1]
-        return here, Coordinates.of(cache_length, position.value, segment.value)
+        slots = Coordinates.of(cache_length, position.value, segment.value, prefix=prefix.value)
+        return here, slots

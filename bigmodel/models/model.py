@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from bigmodel import sharding
 from bigmodel.config import ConfigDict
@@ -83,11 +83,13 @@ class Model(nn.Module):
         segments: Int[Array, 'B L'] | None = None,
         cache_length: int | None = None,
         source: Source | None = None,
+        prefix: Bool[Array, 'B L'] | None = None,
     ) -> Array:
         """The head's outputs: logits_BLV of an LM, logits_BC of a classifier."""
         memory = self.encoder(self.inputs, source)
         x_BLD, positions = self.inputs(inputs, positions)
-        context = self.backbone.context(x_BLD.shape[:2], positions, segments, cache_length, memory)
+        where = positions, segments, cache_length, memory, prefix
+        context = self.backbone.context(x_BLD.shape[:2], *where)
         x_BLD = self.backbone(x_BLD, context)
         unembed = partial(self.head, inputs=self.inputs, segments_BL=segments)
         self.ahead(x_BLD, inputs, context, self.inputs, unembed)
@@ -242,11 +244,13 @@ def apply(
     segments: Int[Array, 'B L'] | None = None,
     dropout_key: jax.Array | None = None,
     source: Source | None = None,
+    prefix: Bool[Array, 'B L'] | None = None,
 ) -> Array:
     """The model's outputs; dropout is on exactly when `dropout_key` is given."""
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
     variables = {'params': model.adapter.merge(params, dropout_key)}
-    return model.apply(variables, inputs, positions, segments, source=source, rngs=rngs)
+    rest = {'source': source, 'prefix': prefix, 'rngs': rngs}
+    return model.apply(variables, inputs, positions, segments, **rest)
 
 
 def apply_with_losses(
@@ -257,14 +261,15 @@ def apply_with_losses(
     segments: Int[Array, 'B L'] | None = None,
     dropout_key: jax.Array | None = None,
     source: Source | None = None,
+    prefix: Bool[Array, 'B L'] | None = None,
 ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
     """`apply`, what layers add to the loss: name -> sum over layers, and what they report: name ->
     mean over layers (`layers/losses.py`).
     """
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
     variables = {'params': model.adapter.merge(params, dropout_key)}
-    collect = {'rngs': rngs, 'mutable': [LOSSES, REPORTS]}
-    outputs, sown = model.apply(variables, inputs, positions, segments, source=source, **collect)
+    rest = {'source': source, 'prefix': prefix, 'rngs': rngs, 'mutable': [LOSSES, REPORTS]}
+    outputs, sown = model.apply(variables, inputs, positions, segments, **rest)
     return outputs, total_losses(sown), mean_reports(sown)
 
 
@@ -277,6 +282,7 @@ def apply_cached(
     positions: Int[Array, 'B L'] | None = None,
     segments: Int[Array, 'B L'] | None = None,
     source: Source | None = None,
+    prefix: Bool[Array, 'B L'] | None = None,
 ) -> tuple[Array, Any]:
     """One decoding step: outputs for `tokens`, which follow those in `cache` (None: the first).
 
@@ -285,7 +291,7 @@ def apply_cached(
     variables = {'params': model.adapter.merge(params)}
     variables |= {} if cache is None else {'cache': cache}
     outputs, updated = model.apply(
-        variables, tokens, positions, segments, cache_length, source, mutable=['cache']
+        variables, tokens, positions, segments, cache_length, source, prefix, mutable=['cache']
     )
     return outputs, updated['cache']
 

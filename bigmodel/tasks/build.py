@@ -8,6 +8,7 @@ from bigmodel.tasks.extractive_qa import ExtractiveQA
 from bigmodel.tasks.instruction import Instruction
 from bigmodel.tasks.masked_lm import MaskedLM
 from bigmodel.tasks.preference import DPO, SimPO
+from bigmodel.tasks.prefix_lm import PrefixLM
 from bigmodel.tasks.regression import Regression
 from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
@@ -15,6 +16,7 @@ from bigmodel.tasks.token_classification import TokenClassification
 
 TASKS = {
     'causal_lm': CausalLM,
+    'prefix_lm': PrefixLM,
     'masked_lm': MaskedLM,
     'span_corruption': SpanCorruption,
     'classification': Classification,

@@ -16,7 +16,7 @@ from bigmodel.metrics import Metrics
 Rows = dict[str, np.ndarray]
 Batch = Mapping[str, Array]
 # The model with its parameters bound:
-# (inputs, positions, segments, dropout_key, source=None) -> outputs.
+# (inputs, positions, segments, dropout_key, source=None, prefix=None) -> outputs.
 ModelFn = Callable[..., Array]
 
 
@@ -49,12 +49,14 @@ def model_inputs(batch: Batch) -> tuple[Array, Array | None, Array | None]:
 class Beginning:
     """What generation starts from: the model's first tokens, and what an encoder reads, if any.
 
-    `end` is the id with which a text ends (None: it has none).
+    `end` is the id with which a text ends (None: it has none); the first `prefix` tokens see each
+    other from both sides, where the mask shows a prefix.
     """
 
     tokens: Sequence[int]
     end: int | None
     source: Sequence[int] = ()
+    prefix: int = 0
 
 
 class Task:
@@ -79,6 +81,8 @@ class Task:
     labelled = False
     causal = False  # whether next tokens are predicted, so the model must not see later ones
     two_sided = False  # whether tokens follow from both sides, so the model must see later ones
+    prefixed = False  # whether batches mark a prefix, which the mask `prefix` shows to all
+    either_way = False  # whether its argument decoder_only says that there is no encoder
     whole_text = False  # whether every token is, so that losses are of the text, by position too
 
     def lengths(self, seq_len: int) -> tuple[int, int]:

@@ -90,8 +90,8 @@ def open_companions(
 
 def _check(config: ConfigDict, task: Task, theirs: ConfigDict, ids: int, who: str) -> None:
     """The same logits over the same tokens, at any place of the rows."""
-    if refusal(theirs) or theirs.model.encoder_depth:
-        raise UserError(f'{who} {refusal(theirs) or "has an encoder"}; name a causal decoder')
+    if why := refusal(theirs) or _other_reading(theirs):
+        raise UserError(f'{who} {why}; name a causal decoder')
     sizes = [
         padded_vocab(c.model.vocab_size, ids + t.extra_ids)
         for c, t in ((theirs, build_task(theirs.task)), (config, task))
@@ -107,3 +107,10 @@ def _check(config: ConfigDict, task: Task, theirs: ConfigDict, ids: int, who: st
         raise UserError(
             f'{who} has learned positions for {learned} tokens; set data.seq_len to at most that'
         )
+
+
+def _other_reading(theirs: ConfigDict) -> str:
+    """What a model that generates text may read beside the tokens before the next one, or ''."""
+    if theirs.model.encoder_depth:
+        return 'has an encoder'
+    return 'reads a prefix from both sides' if build_task(theirs.task).prefixed else ''

@@ -41,7 +41,8 @@ def refusal(config: ConfigDict) -> str:
     if parse(config.model.head, 'model.head').name != 'lm':
         return f'has the head {config.model.head!r}; only lm generates text'
     for mask in (layer['mask'] for layer in layer_specs(config.model)):
-        if not make(MASKS, mask, 'model.mask').causal:
+        part = make(MASKS, mask, 'model.mask')
+        if not (part.causal or part.of_batch):
             return f'has the mask {mask!r}; only causal models generate text'
     return ''
 

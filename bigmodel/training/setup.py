@@ -250,15 +250,23 @@ def _check_masks(setup: Outline) -> None:
     model = setup.config.model
     masks = {m: make(MASKS, m, 'model.mask') for m in (s['mask'] for s in layer_specs(model))}
     ahead = [text for text, mask in masks.items() if not mask.causal]
-    if setup.task.causal and ahead:
+    of_batch = [text for text in ahead if masks[text].of_batch]
+    if of_batch and not setup.task.prefixed:
         raise UserError(
-            f'task={setup.config.task!r} predicts tokens that model.mask={ahead[0]!r} shows; '
-            f"use 'causal' or 'window(size)'"
+            f'task={setup.config.task!r} marks no prefix, which model.mask={of_batch[0]!r} shows; '
+            f"use 'causal', 'full' or 'prefix(length)', or task=prefix_lm"
+        )
+    both_sides = 'prefix' if setup.task.prefixed else 'full'
+    if setup.task.causal and set(ahead) > set(of_batch):
+        leaks = next(text for text in ahead if text not in of_batch)
+        fix = "'prefix'" if setup.task.prefixed else "'causal' or 'window(size)'"
+        raise UserError(
+            f'task={setup.config.task!r} predicts tokens that model.mask={leaks!r} shows; use {fix}'
         )
     if setup.task.two_sided and not ahead:
         raise UserError(
             f'task={setup.config.task!r} predicts from both sides, of which model.mask='
-            f"{next(iter(masks))!r} shows one; use 'full'"
+            f'{next(iter(masks))!r} shows one; use {both_sides!r}'
         )
     if not ahead and setup.model.make_head.keywords.get('pool') == 'first':
         raise UserError(
@@ -284,6 +292,8 @@ def _check_head(setup: Outline) -> None:
     length, source_length = setup.task.lengths(setup.config.data.seq_len)
     if bool(source_length) != bool(model.encoder_depth):
         needs = "an encoder and model.cross='attention'" if source_length else 'no encoder'
+        if setup.task.either_way:
+            needs += f', or decoder_only={bool(source_length)}'
         raise UserError(
             f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
             f'{model.encoder_depth}'

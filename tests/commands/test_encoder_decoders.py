@@ -67,7 +67,10 @@ def test_what_an_encoder_decoder_cannot_do_is_said(t5_run, text, capsys):
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        (['--config.task=span_corruption'], ['needs an encoder', 'encoder_depth=0']),
+        (
+            ['--config.task=span_corruption'],
+            ['needs an encoder', 'or decoder_only=True', 'encoder_depth=0'],
+        ),
         (
             ['--config.model.size=t5-small'],
             ["task='causal_lm' needs no encoder", 'encoder_depth=6'],

@@ -80,7 +80,7 @@ def test_extra_ids_survive_the_way_there_and_back(tokenizer) -> None:
 @pytest.mark.parametrize(
     ('task', 'prompt', 'message'),
     [
-        (TASK, '', 'the prompt is empty, but it is what the encoder reads'),
+        (TASK, '', 'the prompt is empty, but it is the source that is read'),
         (TASK, 'a <extra_id_4>', 'has <extra_id_4>, but the task has only .* to <extra_id_3>'),
         (build_task('causal_lm'), '', 'the prompt is empty, and this tokenizer has no start'),
     ],

@@ -58,6 +58,35 @@ def test_the_cache_gives_the_tokens_of_full_recomputation(position, mask):
     assert cached.tolist() == tokens[:, PROMPT:].tolist()
 
 
+def test_a_prompt_that_is_a_prefix_is_read_from_both_sides():
+    model = small_model(PROMPT + NEW, mask='prefix', head='lm(tied=False)')
+    params = random_params(model, seed=2)
+    prompt = jax.random.randint(jax.random.key(0), (2, PROMPT), 0, VOCAB)
+    prefix = jnp.arange(PROMPT + NEW) < PROMPT
+    greedy = Sampling(NEW, temperature=0.0)
+    cached = generate_tokens(model, params, prompt, greedy, prefix=prefix[:PROMPT])
+    forward = jax.jit(lambda t: apply(model, params, t, prefix=jnp.tile(prefix, (2, 1))))
+    tokens = np.zeros((2, PROMPT + NEW), np.int32)
+    tokens[:, :PROMPT] = prompt
+    for at in range(PROMPT, PROMPT + NEW):
+        tokens[:, at] = np.argmax(forward(jnp.asarray(tokens))[:, at - 1], -1)
+    assert cached.tolist() == tokens[:, PROMPT:].tolist()
+    assert cached.tolist() != generate_tokens(model, params, prompt, greedy).tolist()
+
+
+def test_the_prompt_of_a_prefix_lm_is_its_prefix(monkeypatch):
+    seen = {}
+
+    def fake(model, params, tokens, sampling, source, prefix):
+        seen.update(tokens=tokens.tolist(), prefix=prefix.tolist())
+        return tokens
+
+    monkeypatch.setattr('bigmodel.inference.generate.generate_tokens', fake)
+    task = build_task('prefix_lm')
+    generate(small_model(8), None, ByteTokenizer(), 'ab', Sampling(4), task=task)
+    assert seen == {'tokens': [[256, *b'ab']], 'prefix': [True] * 3}
+
+
 LOGITS = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05, 0.0001]]))
 
 

@@ -15,7 +15,7 @@ from bigmodel.layers.coordinates import Bias, Context, Coordinates
 from bigmodel.layers.fused import Fused
 from bigmodel.layers.kernel import Kernel, Request
 from bigmodel.layers.kernels import KERNELS, choose
-from bigmodel.layers.masks import MASKS, Mask, Or, SameSegment
+from bigmodel.layers.masks import MASKS, Mask, Or, Prefix, SameSegment
 from bigmodel.layers.reference import Reference, attend
 from bigmodel.specs import make
 from tests.golden.values import golden
@@ -125,6 +125,18 @@ def test_kernels_agree_with_reference(
     got = value_and_gradients(KERNELS[name](), mask_part, where, arrays)
     # Both are float32 with other orders of summation over at most 8 terms.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), got, want)
+
+
+@pytest.mark.parametrize('kernel', [Blockwise(2), Blockwise(3), Fused()], ids=str)
+def test_kernels_see_the_prefix_of_a_batch(kernel: Kernel) -> None:
+    prefix = jnp.array([[1, 1, 0, 1, 0, 0, 0], [1, 0, 1, 1, 1, 1, 0]], bool)
+    here = Coordinates.of(L, segment=SEGMENTS, prefix=prefix)
+    where, mask, arrays = Context(here, here), Prefix() & SameSegment(), inputs(2)
+    want = value_and_gradients(Reference(), mask, where, arrays)
+    got = value_and_gradients(kernel, mask, where, arrays)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), got, want)
+    causal = value_and_gradients(Reference(), CPU.mask & SameSegment(), where, arrays)
+    assert np.abs(want[0] - causal[0]).max() > 0.1
 
 
 @pytest.mark.parametrize('segments', [False, True], ids=['one_document', 'segments'])

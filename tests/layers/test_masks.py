@@ -141,6 +141,22 @@ def test_chunks_and_prefixes_are_of_each_document(mask: Mask) -> None:
     np.testing.assert_array_equal((mask & SameSegment())(here, here), want)
 
 
+def test_a_prefix_without_a_length_is_what_the_batch_marks() -> None:
+    prefix = np.array([[1, 1, 0, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 0]], bool)
+    here = Coordinates.of(LENGTH, segment=jnp.asarray(SEGMENTS), prefix=jnp.asarray(prefix))
+    seen = lambda b, i, j: SEGMENTS[b, i] == SEGMENTS[b, j] and (j <= i or prefix[b, j])  # noqa: E731
+    want = [[[seen(b, i, j) for j in range(LENGTH)] for i in range(LENGTH)] for b in range(2)]
+    np.testing.assert_array_equal((Prefix() & SameSegment())(here, here), np.array(want, bool))
+    alone = Coordinates.of(LENGTH)
+    np.testing.assert_array_equal(Prefix()(alone, alone), Causal()(alone, alone))
+    assert [(mask.of_batch, mask.causal) for mask in (Prefix(), Prefix(1), Prefix(3))] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+    assert flags(Prefix()) is None
+
+
 @pytest.mark.parametrize('spec', ['window(0)', 'window(-1)'])
 def test_an_empty_window_is_refused(spec: str) -> None:
     with pytest.raises(UserError, match='must be positive'):

@@ -14,6 +14,7 @@ from bigmodel.errors import UserError
 from bigmodel.models.encoder import Source
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.corruption import Spans, _partition, cut_out
+from bigmodel.tasks.layouts import Joined
 
 SENTINEL = 1000
 LENGTHS = np.array([60, 60, 47, 20, 5, 3, 2, 1, 0])
@@ -203,11 +204,63 @@ def test_losses_are_of_the_targets_alone() -> None:
     np.testing.assert_array_equal(seen['source'].segments, made['source_segments'])
 
 
+def test_a_decoder_reads_the_source_of_the_paper_and_then_spells_its_target() -> None:
+    words = ['Thank', 'you', 'for', 'inviting', 'me', 'to', 'your', 'party', 'last', 'week']
+    cut = {'for', 'inviting', 'last'}
+    tokens = np.array([[*range(10)], [*range(10)]], np.int32) + 5
+    noise = np.array([[w in cut for w in words], [w == 'you' for w in words]])
+    got = cut_out(tokens, np.array([10, 3]), noise, SENTINEL)
+    made = Joined().rows(got, (16, 0), ByteTokenizer())
+    names = {i + 5: w for i, w in enumerate(words)} | {1000: '<X>', 1001: '<Y>', 1002: '<Z>', 0: ''}
+    texts = [' '.join(names[i] for i in row).rstrip() for row in made['tokens'].tolist()]
+    assert texts == [
+        'Thank you <X> me to your party <Y> week <X> for inviting <Y> last <Z>',
+        'Thank <X> for <X> you <Y>',
+    ]
+    assert made['prefix'].sum(1).tolist() == [9, 3] and made['prefix'][:, :3].all()
+    for key, want in (('segments', [[1] * 15 + [0] * 2, [1] * 6 + [0] * 11]),):
+        assert made[key].tolist() == want
+    assert made['weights'].tolist() == [[0] * 9 + [1] * 6 + [0] * 2, [0] * 3 + [1] * 3 + [0] * 11]
+
+
+def test_a_decoders_loss_is_of_the_targets_alone() -> None:
+    task, seen = build_task('span_corruption(decoder_only=True)'), {}
+    lengths = np.array([20, 9, 0])
+    made = task.prepare(rows(lengths, 20), draws(3), ByteTokenizer())
+    assert task.lengths(20) == (20 + 2 * 1 + 1 - 1, 0) == (made['tokens'].shape[1] - 1, 0)
+    logits = np.random.default_rng(0).standard_normal((3, task.lengths(20)[0], 400))
+
+    def model(tokens, positions, segments, key, prefix) -> jax.Array:
+        seen.update(tokens=tokens, segments=segments, prefix=prefix)
+        return jnp.asarray(logits, jnp.float32)
+
+    metrics = task(model, {k: jnp.asarray(x) for k, x in made.items()}, None)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nll = []
+    for i, (n, cut, spelt) in enumerate([(20, 3, 5), (9, 1, 3), (0, 0, 0)]):
+        row, read = made['tokens'][i].tolist(), n and n - cut + 1
+        assert not n or restored(row[:read], row[read : read + spelt], 258) == (
+            rows(lengths, 20)['tokens'][i, :n].tolist()
+        )
+        nll += [-log_p[i, j - 1, row[j]] for j in range(read, read + spelt)]
+        assert seen['prefix'][i].sum() == read
+    assert float(metrics['loss'].weight) == len(nll) == 8
+    assert metrics['nll'].value() == pytest.approx(np.mean(nll), rel=1e-5)
+    for key in seen:
+        np.testing.assert_array_equal(seen[key], made[key][:, :-1])
+
+
+def test_the_prompt_of_a_decoder_is_its_prefix() -> None:
+    task = build_task('span_corruption(sentinels=4, decoder_only=True)')
+    begin = task.begin([5, 258, 6, 259], ByteTokenizer())
+    assert (begin.tokens, begin.end, begin.source, begin.prefix) == ([5, 258, 6, 259], 260, (), 4)
+
+
 @pytest.mark.parametrize(
     ('spec', 'seq_len', 'message'),
     [
-        ('span_corruption', 1, 'data.seq_len=1: span_corruption needs rows of 2 tokens'),
-        ('span_corruption(sentinels=25)', 512, r'26 spans.*\(sentinels=27\)'),
+        ('span_corruption', 1, 'data.seq_len=1: spans need rows of at least 2 tokens'),
+        ('span_corruption(sentinels=25)', 512, r'26 spans.*set sentinels=27'),
         ('span_corruption(rate=1.0)', 60, r'rate=.*must be in \[0, 1\), got 1.0'),
         ('span_corruption(rate=0.0)', 60, 'rate=.*must be positive, got 0.0'),
         ('span_corruption(mean_length=0.5)', 60, 'mean_length=.*must be at least 1, got 0.5'),

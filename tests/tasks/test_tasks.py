@@ -88,6 +88,7 @@ def classification_batch(seed: int = 0) -> dict[str, jax.Array]:
 # Task -> the slots of a model for it.
 SHAPES = {
     'causal_lm': {},
+    'prefix_lm': {'mask': 'prefix'},
     'masked_lm': {'mask': 'full', 'head': 'mlm'},
     'span_corruption': {'encoder_depth': 2, 'cross': 'attention'},
     'classification': {'mask': 'full', 'head': 'classifier'},
@@ -111,6 +112,7 @@ MARKS = {
 }
 SPANS = (5, 8, 20, 7)  # the middle of each row's answer; the third has none
 # Tasks that need arguments for a vocabulary as small as this, or for a loss that can come near 0.
+DECODER_ONLY = 'span_corruption(sentinels=4, decoder_only=True)'
 SPECS = {'span_corruption': 'span_corruption(sentinels=4)', 'simpo': 'simpo(gamma=0.0)'}
 
 
@@ -345,8 +347,13 @@ def overfitted(
 
 @pytest.mark.parametrize(
     ('name', 'shape'),
-    [*SHAPES.items(), ('masked_lm', {'size': 'bert-base'})],
-    ids=[*SHAPES, 'masked_lm-bert'],
+    [
+        *SHAPES.items(),
+        ('masked_lm', {'size': 'bert-base'}),
+        (DECODER_ONLY, {'mask': 'prefix'}),
+        (DECODER_ONLY, {}),
+    ],
+    ids=[*SHAPES, 'masked_lm-bert', 'decoder_only', 'decoder_only-causal'],
 )
 def test_each_task_overfits_one_batch(name: str, shape: dict[str, str]) -> None:
     """The real model, optimizer and step: sixty updates bring the loss near its floor."""
