@@ -16,7 +16,8 @@ def get_config(arg: str = '') -> ConfigDict:
     # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=; of
     # encoder-decoders span_corruption(rate=, mean_length=); fine-tuning: instruction (the loss is
     # of responses alone), classification(shift=, flip=, …), regression, token_classification,
-    # extractive_qa, distillation(weight=, temperature=); of preferences dpo(beta=), simpo(beta=, …)
+    # extractive_qa, multiple_choice(group=), distillation(weight=, temperature=); of preferences
+    # dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl

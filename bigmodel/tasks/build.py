@@ -7,6 +7,7 @@ from bigmodel.tasks.distillation import Distillation
 from bigmodel.tasks.extractive_qa import ExtractiveQA
 from bigmodel.tasks.instruction import Instruction
 from bigmodel.tasks.masked_lm import MaskedLM
+from bigmodel.tasks.multiple_choice import MultipleChoice
 from bigmodel.tasks.preference import DPO, SimPO
 from bigmodel.tasks.regression import Regression
 from bigmodel.tasks.span_corruption import SpanCorruption
@@ -21,6 +22,7 @@ TASKS = {
     'token_classification': TokenClassification,
     'regression': Regression,
     'extractive_qa': ExtractiveQA,
+    'multiple_choice': MultipleChoice,
     'instruction': Instruction,
     'dpo': DPO,
     'simpo': SimPO,

@@ -45,6 +45,12 @@ def model_inputs(batch: Batch) -> tuple[Array, Array | None, Array | None]:
     return inputs, batch.get('positions'), batch.get('segments')
 
 
+def documents_of(batch: Batch) -> dict[str, Array]:
+    """Of N groups of g documents, the fields that each document has: N·g rows of tokens."""
+    fields = (*KINDS, 'positions', 'segments', 'marks')
+    return {k: batch[k].reshape(-1, *batch[k].shape[2:]) for k in fields if k in batch}
+
+
 @dataclasses.dataclass(frozen=True)
 class Beginning:
     """What generation starts from: the model's first tokens, and what an encoder reads, if any.

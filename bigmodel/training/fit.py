@@ -31,10 +31,12 @@ def check_format(config: ConfigDict, task: Task) -> None:
     format = build_format(config.data.format)
     if task.learns and format.teaches != task.learns:
         raise _needs_format(config, task, f'not {config.data.format!r}')
-    if format.group > 1 and format.teaches != task.learns:
+    if format.group != task.group:
+        reads = f'{task.group} documents' if task.group > 1 else 'one document'
+        fix = 'give both the same group=' if task.group > 1 else 'choose another'
         raise UserError(
-            f'task={config.task!r} reads one document of an example, but data.format='
-            f'{config.data.format!r} makes {format.group}; choose another'
+            f'task={config.task!r} reads {reads} of an example, but data.format='
+            f'{config.data.format!r} makes {format.group}; {fix}'
         )
     if task.whole_documents and parse(config.data.packing, 'data.packing').name != 'pad':
         raise UserError(
