@@ -14,9 +14,9 @@ def get_config(arg: str = '') -> ConfigDict:
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
     # causal_lm and masked_lm(rate=, mask=, random=), with z_loss= and label_smoothing=; of
-    # encoder-decoders span_corruption(rate=, mean_length=); fine-tuning: instruction (the loss is
-    # of responses alone), classification(shift=, flip=, …), regression, token_classification,
-    # extractive_qa, multiple_choice(group=), distillation(weight=, temperature=); of preferences
+    # encoder-decoders span_corruption(rate=, mean_length=), seq2seq(target_length=); fine-tuning:
+    # instruction (the loss is of responses alone), classification(shift=, flip=, …), regression,
+    # token_classification, extractive_qa, multiple_choice(group=); distillation(…); of preferences
     # dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
@@ -34,7 +34,7 @@ def get_config(arg: str = '') -> ConfigDict:
     # What becomes of an example's fields (data/formats.py): text(text=, label=), pair, score, tags,
     c.data.format = 'text'  # span, choices, prompt(prompt=, response=), chat(template=), preference
     c.data.tokenizer = 'bytes'  # bytes, chars, hf("tokenizer.json")
-    c.data.packing = 'stream'  # stream, first_fit, windows, pad: bigmodel/data/packing.py
+    c.data.packing = 'stream'  # stream, first_fit, windows, pad, sides: data/packing.py
     c.data.seq_len = 256  # tokens a row; of an image: its patches, and one for a class token
     c.data.batch_size = 32  # rows an update, over all devices and hosts
     c.data.cache_dir = ''  # of prepared data; '': ~/.cache/bigmodel

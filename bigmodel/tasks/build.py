@@ -10,6 +10,7 @@ from bigmodel.tasks.masked_lm import MaskedLM
 from bigmodel.tasks.multiple_choice import MultipleChoice
 from bigmodel.tasks.preference import DPO, SimPO
 from bigmodel.tasks.regression import Regression
+from bigmodel.tasks.seq2seq import Seq2Seq
 from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
 from bigmodel.tasks.token_classification import TokenClassification
@@ -24,6 +25,7 @@ TASKS = {
     'extractive_qa': ExtractiveQA,
     'multiple_choice': MultipleChoice,
     'instruction': Instruction,
+    'seq2seq': Seq2Seq,
     'dpo': DPO,
     'simpo': SimPO,
     'distillation': Distillation,

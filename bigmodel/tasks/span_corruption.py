@@ -4,26 +4,22 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
-from bigmodel.metrics import Metrics
-from bigmodel.models.encoder import Source
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE, SHARE, Range
 from bigmodel.tasks.corruption import Counts, Spans, cut_out
-from bigmodel.tasks.losses import Predictions, cross_entropy
-from bigmodel.tasks.task import Batch, Beginning, ModelFn, Rows, Task
+from bigmodel.tasks.encoder_decoder import EncoderDecoder
+from bigmodel.tasks.task import Beginning, Rows
 
 AT_LEAST_ONE = Range(lambda x: x >= 1, 'at least 1')
 
 
 @dataclasses.dataclass(frozen=True)
-class SpanCorruption(Task):
+class SpanCorruption(EncoderDecoder):
     """Spells out spans that are cut out of the text which the encoder reads (Raffel et al. 2019,
     §3.1.4).
 
@@ -40,7 +36,6 @@ class SpanCorruption(Task):
     sentinels: Annotated[int, POSITIVE] = 100
     z_loss: Annotated[float, NOT_NEGATIVE] = 0.0
     label_smoothing: Annotated[float, SHARE] = 0.0
-    causal = True
 
     @property
     def extra_ids(self) -> int:
@@ -76,16 +71,6 @@ class SpanCorruption(Task):
             'source': source,
             'source_segments': read,
         }
-
-    def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
-        tokens, segments = batch['tokens'], batch['segments']
-        weights = (segments[:, 1:] > 0).astype(jnp.float32)
-        if 'valid' in batch:
-            weights *= batch['valid'][:, None]
-        source = Source(batch['source'], None, batch['source_segments'])
-        logits = model(tokens[:, :-1], None, segments[:, :-1], dropout_key, source=source)
-        each = cross_entropy(logits, tokens[:, 1:], self.label_smoothing, self.z_loss)
-        return Predictions(*each, weights).metrics()
 
     def begin(self, prompt: Sequence[int], tokenizer: Tokenizer) -> Beginning:
         """The prompt is the source; the target ends with the sentinel after its last."""

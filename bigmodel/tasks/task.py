@@ -78,6 +78,7 @@ class Task:
     predicts = 'tokens'
     learns = ''  # nothing beside the text itself
     whole_documents = False  # whether a row must be one whole document
+    packing = ''  # the one that rows must come from, which no other task can read; '': any other
     extra_tokens = 0
     extra_ids = 0
     group = 1

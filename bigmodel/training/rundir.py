@@ -126,6 +126,7 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'flops_per_token': setup.flops_per_token,
         'tokens_per_step': setup.tokens_per_step,
         'data_fingerprint': setup.data.fingerprint,
+        'documents_cut': setup.data.batches.examples.num_truncated,
         'companions': _companions(setup),
         'gzip_bits_per_byte': setup.data.store.gzip_bits_per_byte,
     }

@@ -96,6 +96,7 @@ SHAPES = {
     'extractive_qa': {'mask': 'full', 'head': 'span'},
     'multiple_choice': {'mask': 'full', 'head': 'regressor'},
     'instruction': {},
+    'seq2seq': {'encoder_depth': 2, 'cross': 'attention'},
     'dpo': {},
     'simpo': {},
     'distillation': {},
@@ -107,6 +108,7 @@ MARKS = {
         [np.where(np.arange(length) < 3, 0, 2 - (abs(np.arange(length) - c) < 2)) for c in SPANS]
     ),
     'instruction': lambda length: np.arange(length) >= np.array([[3], [5], [8], [4]]),
+    'seq2seq': lambda length: np.arange(length) >= np.array([[3], [5], [8], [4]]),
     'dpo': lambda length: np.tile(np.arange(length) >= 5, (8, 1)),
     'simpo': lambda length: np.tile(np.arange(length) >= 5, (8, 1)),
 }
@@ -115,6 +117,7 @@ SPANS = (5, 8, 20, 7)  # the middle of each row's answer; the third has none
 SPECS = {
     'span_corruption': 'span_corruption(sentinels=4)',
     'simpo': 'simpo(gamma=0.0)',
+    'seq2seq': 'seq2seq(target_length=8)',
     'multiple_choice': 'multiple_choice(group=3)',
 }
 
