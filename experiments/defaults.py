@@ -28,8 +28,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.sample = ''  # prompt (or source) of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
-    # pystdlib, pystdlib_summaries, tfds("name"), text, jsonl; images: digits, tfds_images("name");
-    c.data.source = 'pystdlib'  # probes: data/probes.py
+    # pystdlib, pystdlib_summaries, pystdlib_tokens, tfds("name"), text, jsonl; probes: see
+    c.data.source = 'pystdlib'  # data/probes.py; images: digits, tfds_images("name")
     c.data.path = ''  # glob of files, for text and jsonl
     # What becomes of an example's fields (data/formats.py): text(text=, label=), pair, score, tags,
     c.data.format = 'text'  # span, choices, prompt(prompt=, response=), chat(template=), preference

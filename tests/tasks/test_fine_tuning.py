@@ -127,17 +127,27 @@ TAGGED = {'tokens': ['Ada', 'ran', 'home'], 'tags': ['PER', 'O', 'LOC']}
 
 
 @pytest.mark.parametrize('packing', ['pad', 'first_fit'])
-def test_classes_are_of_the_tokens_of_words(tmp_path, packing) -> None:
+@pytest.mark.parametrize(
+    ('first', 'want'), [(True, 'P...O...L...O'), (False, 'PPP.OOO.LLLLO')], ids=['first', 'all']
+)
+def test_classes_are_of_the_tokens_of_words(tmp_path, packing, first, want) -> None:
     rows = [TAGGED, {'tokens': ['x'], 'tags': ['O']}]
-    changes = {'data_format': 'tags', 'data_packing': packing, 'data_batch_size': 2}
+    changes = {'data_format': f'tags(first={first})', 'data_packing': packing, 'data_batch_size': 2}
     batch = made(config_of(tmp_path, rows, 'token_classification', **changes))
     tokens, targets, segments = (
         batch[name][batch['valid'] > 0].ravel() for name in ('tokens', 'targets', 'segments')
     )
     names = {-1: '.', 0: 'L', 1: 'O', 2: 'P'}
     text = ''.join(names[t] for t in targets[(tokens < 256) & (segments > 0)])
-    assert text == 'PPP.OOO.LLLL' + 'O'
-    assert (targets[tokens >= 256] == -1).all() and (targets >= 0).sum() == 11
+    assert text == want
+    assert (targets[tokens >= 256] == -1).all()
+
+
+def test_a_word_without_a_class_is_text_that_does_not_count(tmp_path) -> None:
+    rows = [{'tokens': ['if', '  ', 'x'], 'tags': ['K', None, 'N']}]
+    batch = made(config_of(tmp_path, rows, 'token_classification', data_format='tags(join="")'))
+    assert batch['tokens'][0, 1:6].tolist() == [*b'if  x']
+    assert batch['targets'][0, :7].tolist() == [-1, 0, -1, -1, -1, 1, -1]
 
 
 QUESTIONS = [
