@@ -15,9 +15,10 @@ def get_config(arg: str = '') -> ConfigDict:
     c.num_steps = 1000  # parameter updates
     # causal_lm, prefix_lm (of the mask prefix) and masked_lm(rate=, mask=, random=), with z_loss=
     # and label_smoothing=; span_corruption(rate=, mean_length=, decoder_only=) of encoder-decoders
-    # or decoders; fine-tuning: instruction (the loss is of responses alone), regression,
-    # classification(shift=, flip=, …), token_classification, extractive_qa,
-    # distillation(weight=, temperature=); of preferences dpo(beta=), simpo(beta=, …)
+    # or decoders; fine-tuning: instruction (the loss is of responses alone), of encoder-decoders
+    # seq2seq(target_length=), classification(shift=, flip=, …), regression, token_classification,
+    # extractive_qa, multiple_choice(group=), distillation(weight=, temperature=); of preferences
+    # dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl
@@ -28,13 +29,13 @@ def get_config(arg: str = '') -> ConfigDict:
     c.sample = ''  # prompt (or source) of samples.txt, written at the end; '': none
 
     c.data = ConfigDict()
-    # pystdlib, pystdlib_summaries, tfds("name"), text, jsonl; images: digits, tfds_images("name");
-    c.data.source = 'pystdlib'  # probes: data/probes.py
+    # pystdlib, pystdlib_summaries, pystdlib_tokens, tfds("name"), text, jsonl; probes: see
+    c.data.source = 'pystdlib'  # data/probes.py; images: digits, tfds_images("name")
     c.data.path = ''  # glob of files, for text and jsonl
     # What becomes of an example's fields (data/formats.py): text(text=, label=), pair, score, tags,
     c.data.format = 'text'  # span, choices, prompt(prompt=, response=), chat(template=), preference
     c.data.tokenizer = 'bytes'  # bytes, chars, hf("tokenizer.json")
-    c.data.packing = 'stream'  # stream, first_fit, windows, pad: bigmodel/data/packing.py
+    c.data.packing = 'stream'  # stream, first_fit, windows, pad, sides: data/packing.py
     c.data.seq_len = 256  # tokens a row; of an image: its patches, and one for a class token
     c.data.batch_size = 32  # rows an update, over all devices and hosts
     c.data.cache_dir = ''  # of prepared data; '': ~/.cache/bigmodel

@@ -91,11 +91,13 @@ class Format:
     """Base of all formats: `group` documents for each example.
 
     `teaches` names what a task can learn beside the text (`Task.learns`), `marked` says that tokens
-    have marks, `scored` that labels are numbers and not classes.
+    have marks, `first_marked` that only the first token of a piece has one, `scored` that labels
+    are numbers and not classes.
     """
 
     teaches = ''
     group = 1
+    first_marked = False
     marked = False
     scored = False
 

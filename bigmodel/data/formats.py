@@ -72,14 +72,21 @@ class Score(Format):
 class Tags(Format):
     """Words, each with a class: entities, parts of speech (Tjong Kim Sang & De Meulder 2003).
 
-    A word's mark is 1 + its class; `join` stands between words and belongs to none.
+    A word's mark is 1 + its class, and with `first` only its first token has it, so that a word
+    counts once (Devlin et al. 2018, §5.3). `join` stands between words and has no class; nor has a
+    word whose tag is None.
     """
 
     words: str = 'tokens'
     tags: str = 'tags'
     join: str = ' '
+    first: bool = True
 
     teaches, marked = 'classes', True
+
+    @property
+    def first_marked(self) -> bool:
+        return self.first
 
     def label_names(self, source: Source) -> tuple[str, ...]:
         return source.class_names(self.tags)
@@ -90,8 +97,8 @@ class Tags(Format):
             raise row.wrong(f'{len(words)} {self.words} but {len(tags)} {self.tags}')
         pieces = []
         for word, tag in zip(words, tags, strict=True):
-            pieces += [Piece(self.join)] if pieces else []
-            pieces.append(Piece(word, 1 + row.label(self.tags, tag)))
+            pieces += [Piece(self.join)] if pieces and self.join else []
+            pieces.append(Piece(word, 0 if tag is None else 1 + row.label(self.tags, tag)))
         return (Document((tuple(pieces),)),)
 
 

@@ -65,7 +65,8 @@ class JsonlSource(Source):
             for number, _, line in _lines(path):
                 where = f'{path}:{number}'
                 value = lookup(_object(where, line), field, where)
-                for label in value if isinstance(value, list) else [value]:
+                labels = [x for x in value if x is not None] if isinstance(value, list) else [value]
+                for label in labels:
                     found.setdefault(_label(label, where), where)
         return _names(found)
 

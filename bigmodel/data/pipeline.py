@@ -132,6 +132,8 @@ def open_data(
             f'in {store.num_documents:,} documents; rows of {length - overlap}, '
             f'{data_config.packing}'
         )
+        if examples.num_truncated:
+            about += f', {examples.num_truncated:,} documents cut'
     else:
         store = examples = source.open(length)
         about = f'{data_config.source}: {examples.summary()}'

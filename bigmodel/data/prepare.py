@@ -192,6 +192,8 @@ def _encode(
             except UserError as e:
                 raise UserError(f'{source.source.place(index)}: {e}') from e
             marks.append(np.full(len(ids[-1]), mark))
+            if source.format.first_marked:
+                marks[-1][1:] = 0
         ids.append(last)
         # What ends a part is read and learned as the part's last piece is.
         marks.append(np.full(len(last), part[-1].mark if part else 0))

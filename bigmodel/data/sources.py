@@ -14,6 +14,7 @@ from bigmodel.data.probes import PROBES
 from bigmodel.data.rows import RowSource
 from bigmodel.data.source import Source
 from bigmodel.data.stdlib_source import PystdlibSource
+from bigmodel.data.stdlib_tokens_source import PystdlibTokens
 from bigmodel.data.summaries_source import PystdlibSummaries
 from bigmodel.data.text_source import TextSource
 from bigmodel.data.tfds_images import TfdsImages
@@ -24,6 +25,7 @@ ROW_SOURCES = {'digits': Digits, 'tfds_images': TfdsImages, **PROBES}
 SOURCES = {
     'pystdlib': PystdlibSource,
     'pystdlib_summaries': PystdlibSummaries,
+    'pystdlib_tokens': PystdlibTokens,
     'tfds': TfdsSource,
     'text': TextSource,
     'jsonl': JsonlSource,

@@ -7,9 +7,11 @@ from bigmodel.tasks.distillation import Distillation
 from bigmodel.tasks.extractive_qa import ExtractiveQA
 from bigmodel.tasks.instruction import Instruction
 from bigmodel.tasks.masked_lm import MaskedLM
+from bigmodel.tasks.multiple_choice import MultipleChoice
 from bigmodel.tasks.preference import DPO, SimPO
 from bigmodel.tasks.prefix_lm import PrefixLM
 from bigmodel.tasks.regression import Regression
+from bigmodel.tasks.seq2seq import Seq2Seq
 from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
 from bigmodel.tasks.token_classification import TokenClassification
@@ -23,7 +25,9 @@ TASKS = {
     'token_classification': TokenClassification,
     'regression': Regression,
     'extractive_qa': ExtractiveQA,
+    'multiple_choice': MultipleChoice,
     'instruction': Instruction,
+    'seq2seq': Seq2Seq,
     'dpo': DPO,
     'simpo': SimPO,
     'distillation': Distillation,

@@ -11,7 +11,7 @@ from bigmodel.metrics import Mean, Metrics
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 from bigmodel.tasks.causal_lm import next_tokens
 from bigmodel.tasks.losses import cross_entropy
-from bigmodel.tasks.task import Batch, BoundModel, ModelFn, Task
+from bigmodel.tasks.task import Batch, BoundModel, ModelFn, Task, documents_of
 
 
 class Likelihoods(NamedTuple):
@@ -94,11 +94,7 @@ class SimPO(Preference):
 def likelihoods(model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Likelihoods:
     """Of the responses of N pairs, given their prompts."""
     pairs = batch['tokens'].shape[:2]
-    rows = {
-        k: batch[k].reshape(-1, batch[k].shape[-1])
-        for k in ('tokens', 'positions', 'segments', 'marks')
-        if k in batch
-    }
+    rows = documents_of(batch)
     inputs, targets, weights = next_tokens(rows)
     response = weights * (rows['marks'][:, 1:] == 1)
     _, nll, _ = cross_entropy(model(*inputs, dropout_key), targets)

@@ -45,6 +45,12 @@ def model_inputs(batch: Batch) -> tuple[Array, Array | None, Array | None]:
     return inputs, batch.get('positions'), batch.get('segments')
 
 
+def documents_of(batch: Batch) -> dict[str, Array]:
+    """Of N groups of g documents, the fields that each document has: N·g rows of tokens."""
+    fields = (*KINDS, 'positions', 'segments', 'marks')
+    return {k: batch[k].reshape(-1, *batch[k].shape[2:]) for k in fields if k in batch}
+
+
 @dataclasses.dataclass(frozen=True)
 class Beginning:
     """What generation starts from: the model's first tokens, and what an encoder reads, if any.
@@ -74,6 +80,7 @@ class Task:
     predicts = 'tokens'
     learns = ''  # nothing beside the text itself
     whole_documents = False  # whether a row must be one whole document
+    packing = ''  # the one that rows must come from, which no other task can read; '': any other
     extra_tokens = 0
     extra_ids = 0
     group = 1

@@ -17,8 +17,8 @@ from bigmodel.tasks.task import Batch, ModelFn, Rows, Task, model_inputs
 
 @dataclasses.dataclass(frozen=True)
 class TokenClassification(Task):
-    """Predicts the class of each token that has one (Devlin et al. 2018, §5.3, who count a word's
-    first token alone; here all of them).
+    """Predicts the class of each token that has one: of a word's first (Devlin et al. 2018, §5.3),
+    or with the format tags(first=False) of all of its tokens.
 
     A token with mark c + 1 is of class c; what stands between words and what ends a text is of
     none. Metrics, over tokens: `loss` (nats, smoothed), `nll` (nats), `accuracy`.

@@ -17,8 +17,10 @@ from bigmodel.models.adapters import KEY as ADAPTER
 from bigmodel.models.model import Model
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.specs import make, parse
+from bigmodel.tasks.build import TASKS
 from bigmodel.tasks.task import KINDS, Task
 
+OF_ONE_TASK = {task.packing for task in TASKS.values()} - {''}  # packings
 MOST_ROWS = 64  # that are read to see whether there is something to learn
 
 
@@ -31,12 +33,20 @@ def check_format(config: ConfigDict, task: Task) -> None:
     format = build_format(config.data.format)
     if task.learns and format.teaches != task.learns:
         raise _needs_format(config, task, f'not {config.data.format!r}')
-    if format.group > 1 and format.teaches != task.learns:
+    if format.group != task.group:
+        reads = f'{task.group} documents' if task.group > 1 else 'one document'
+        fix = 'give both the same group=' if task.group > 1 else 'choose another'
         raise UserError(
-            f'task={config.task!r} reads one document of an example, but data.format='
-            f'{config.data.format!r} makes {format.group}; choose another'
+            f'task={config.task!r} reads {reads} of an example, but data.format='
+            f'{config.data.format!r} makes {format.group}; {fix}'
         )
-    if task.whole_documents and parse(config.data.packing, 'data.packing').name != 'pad':
+    packing = parse(config.data.packing, 'data.packing').name
+    if task.packing != packing and (task.packing or packing in OF_ONE_TASK):
+        raise UserError(
+            f'task={config.task!r} does not read rows of data.packing={config.data.packing!r}; '
+            f'set it to {task.packing or "another"}'
+        )
+    if task.whole_documents and packing != 'pad':
         raise UserError(
             f'task={config.task!r} needs whole documents, one a row: set data.packing=pad, '
             f'not {config.data.packing!r}'
@@ -87,7 +97,7 @@ def _check_marks(config: ConfigDict, task: Task, data: Data) -> None:
     """Rows at even distances must have something to learn, which truncation may have cut off."""
     examples = data.batches.examples
     places = np.unique(np.linspace(0, len(examples) - 1, MOST_ROWS).astype(np.int64))
-    if not examples.take(places)['marks'][..., task.extra_tokens :].any():
+    if not examples.take(places)['marks'][..., min(task.extra_tokens, 1) :].any():
         raise UserError(
             f'task={config.task!r} learns {task.learns}, of which {len(places)} rows have no token '
             f'within data.seq_len={config.data.seq_len}; use a larger data.seq_len'

@@ -128,6 +128,7 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'tokens_per_step': setup.tokens_per_step,
         'data_fingerprint': setup.data.fingerprint,
         'base': setup.base.record(),
+        'documents_cut': setup.data.batches.examples.num_truncated,
         'companions': _companions(setup),
         'gzip_bits_per_byte': setup.data.store.gzip_bits_per_byte,
     }

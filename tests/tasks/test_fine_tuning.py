@@ -74,6 +74,28 @@ def test_spans_outside_the_context_cost_and_win_nothing() -> None:
     assert metrics['accuracy'].value() == 1
 
 
+def test_a_choice_is_the_softmax_of_the_scores_of_its_documents() -> None:
+    rng = np.random.default_rng(0)
+    scores, tokens = rng.standard_normal(12), rng.integers(0, 9, (4, 3, 5))
+    seen = {}
+
+    def model(inputs: Any, positions: Any, segments: Any, key: Any) -> jax.Array:
+        seen.update(inputs=inputs, positions=positions, segments=segments)
+        return jnp.asarray(scores, jnp.float32)
+
+    label, valid = np.array([2, 0, 1, 0]), np.array([1.0, 1, 1, 0])
+    batch = {'tokens': tokens, 'segments': tokens + 1, 'positions': tokens + 2}
+    batch = {k: jnp.asarray(v) for k, v in (batch | {'label': label, 'valid': valid}).items()}
+    metrics = build_task('multiple_choice(group=3)')(model, batch, None)
+    p = np.exp(scores.reshape(4, 3))[:3]
+    p /= p.sum(1, keepdims=True)
+    assert metrics['loss'].value() == pytest.approx(-np.log(p[[0, 1, 2], label[:3]]).mean(), 1e-5)
+    assert metrics['accuracy'].value() == pytest.approx(np.mean(p.argmax(1) == label[:3]))
+    np.testing.assert_array_equal(seen['inputs'], tokens.reshape(12, 5))
+    np.testing.assert_array_equal(seen['segments'], tokens.reshape(12, 5) + 1)
+    np.testing.assert_array_equal(seen['positions'], tokens.reshape(12, 5) + 2)
+
+
 def config_of(folder: Any, rows: list[dict[str, Any]], task: str, **changes: Any) -> ConfigDict:
     """A run of a small model on these rows as JSONL, the same for all splits."""
     for split in ('train', 'validation'):
@@ -105,17 +127,27 @@ TAGGED = {'tokens': ['Ada', 'ran', 'home'], 'tags': ['PER', 'O', 'LOC']}
 
 
 @pytest.mark.parametrize('packing', ['pad', 'first_fit'])
-def test_classes_are_of_the_tokens_of_words(tmp_path, packing) -> None:
+@pytest.mark.parametrize(
+    ('first', 'want'), [(True, 'P...O...L...O'), (False, 'PPP.OOO.LLLLO')], ids=['first', 'all']
+)
+def test_classes_are_of_the_tokens_of_words(tmp_path, packing, first, want) -> None:
     rows = [TAGGED, {'tokens': ['x'], 'tags': ['O']}]
-    changes = {'data_format': 'tags', 'data_packing': packing, 'data_batch_size': 2}
+    changes = {'data_format': f'tags(first={first})', 'data_packing': packing, 'data_batch_size': 2}
     batch = made(config_of(tmp_path, rows, 'token_classification', **changes))
     tokens, targets, segments = (
         batch[name][batch['valid'] > 0].ravel() for name in ('tokens', 'targets', 'segments')
     )
     names = {-1: '.', 0: 'L', 1: 'O', 2: 'P'}
     text = ''.join(names[t] for t in targets[(tokens < 256) & (segments > 0)])
-    assert text == 'PPP.OOO.LLLL' + 'O'
-    assert (targets[tokens >= 256] == -1).all() and (targets >= 0).sum() == 11
+    assert text == want
+    assert (targets[tokens >= 256] == -1).all()
+
+
+def test_a_word_without_a_class_is_text_that_does_not_count(tmp_path) -> None:
+    rows = [{'tokens': ['if', '  ', 'x'], 'tags': ['K', None, 'N']}]
+    batch = made(config_of(tmp_path, rows, 'token_classification', data_format='tags(join="")'))
+    assert batch['tokens'][0, 1:6].tolist() == [*b'if  x']
+    assert batch['targets'][0, :7].tolist() == [-1, 0, -1, -1, -1, 1, -1]
 
 
 QUESTIONS = [
@@ -169,6 +201,15 @@ PATHS = {
         'score("first", "second")',
         lambda i: {'first': 'x', 'second': 'ab'[i % 2] * 4, 'score': 1.5 * (i % 2) - 1},
     ),
+    'multiple_choice(group=3)': (
+        'regressor',
+        'choices("options", group=3)',
+        lambda i: {
+            'question': 'xy'[i % 2],
+            'options': [c * 3 for c in np.roll(list('abc'), i % 3)],
+            'label': (i + i % 2) % 3,
+        },
+    ),
     'extractive_qa': (
         'span',
         'span("question", "context", "a", "s")',
@@ -203,8 +244,11 @@ def test_each_task_trains_from_files(task, tmp_path) -> None:
     assert losses[-1] < 0.2 * losses[0], losses
 
 
-CLASSES = [{'text': f'row {i}', 'label': i % 2, 'score': i / 2} for i in range(32)]
+CLASSES = [
+    {'text': f'row {i}', 'label': i % 2, 'score': i / 2, 'o': list('abcd')} for i in range(32)
+]
 LABELLED, SCORED = 'text(label="label")', 'score'
+CHOICES = {'data_format': 'choices("o", question="text")', 'model_head': 'regressor'}
 QA = {'data_format': 'span', 'model_head': 'span'}
 
 
@@ -245,6 +289,22 @@ QA = {'data_format': 'span', 'model_head': 'span'}
             'classification',
             {'data_format': LABELLED, 'model_head': 'regressor'},
             "needs model.head='classifier'",
+        ),
+        (
+            'multiple_choice',
+            CHOICES | {'data_packing': 'windows'},
+            "documents of an example; use 'pad'",
+        ),
+        (
+            'multiple_choice(group=3)',
+            CHOICES,
+            'reads 3 documents of an example, .* makes 4; give both the same group=',
+        ),
+        ('multiple_choice(group=1)', CHOICES, 'must be at least 2, got 1'),
+        (
+            'multiple_choice',
+            CHOICES | {'data_format': LABELLED},
+            'needs data.format=choices, which teach choice; not',
         ),
         ('extractive_qa', QA | {'data_packing': 'windows'}, 'set data.packing=pad, not'),
         ('extractive_qa', QA | {'model_mask': 'causal'}, 'predicts from both sides'),

@@ -95,7 +95,9 @@ SHAPES = {
     'token_classification': {'mask': 'full', 'head': 'token_classifier'},
     'regression': {'mask': 'full', 'head': 'regressor'},
     'extractive_qa': {'mask': 'full', 'head': 'span'},
+    'multiple_choice': {'mask': 'full', 'head': 'regressor'},
     'instruction': {},
+    'seq2seq': {'encoder_depth': 2, 'cross': 'attention'},
     'dpo': {},
     'simpo': {},
     'distillation': {},
@@ -107,13 +109,19 @@ MARKS = {
         [np.where(np.arange(length) < 3, 0, 2 - (abs(np.arange(length) - c) < 2)) for c in SPANS]
     ),
     'instruction': lambda length: np.arange(length) >= np.array([[3], [5], [8], [4]]),
+    'seq2seq': lambda length: np.arange(length) >= np.array([[3], [5], [8], [4]]),
     'dpo': lambda length: np.tile(np.arange(length) >= 5, (8, 1)),
     'simpo': lambda length: np.tile(np.arange(length) >= 5, (8, 1)),
 }
 SPANS = (5, 8, 20, 7)  # the middle of each row's answer; the third has none
 # Tasks that need arguments for a vocabulary as small as this, or for a loss that can come near 0.
 DECODER_ONLY = 'span_corruption(sentinels=4, decoder_only=True)'
-SPECS = {'span_corruption': 'span_corruption(sentinels=4)', 'simpo': 'simpo(gamma=0.0)'}
+SPECS = {
+    'span_corruption': 'span_corruption(sentinels=4)',
+    'simpo': 'simpo(gamma=0.0)',
+    'seq2seq': 'seq2seq(target_length=8)',
+    'multiple_choice': 'multiple_choice(group=3)',
+}
 
 
 def name_of(task: Task) -> str:
@@ -125,11 +133,11 @@ def batch_of(task: Task) -> dict[str, jax.Array]:
     tokenizer = CharTokenizer(''.join(chr(65 + i) for i in range(VOCAB - task.extra_ids)))
     tokens = random_tokens(4 * task.group, LENGTH + task.extra_tokens) % tokenizer.vocab_size
     rows = lm_batch(tokens)
-    rows |= {'label': np.array([0, 1, 2, 1])} if task.labelled else {}
     if marks := MARKS.get(name_of(task)):
         rows['marks'] = marks(LENGTH + task.extra_tokens).astype(np.int32)
     if task.group > 1:
         rows = {k: v.reshape(4, task.group, -1) for k, v in rows.items()}
+    rows |= {'label': np.array([0, 1, 2, 1])} if task.labelled else {}
     keys = np.arange(4, dtype=np.uint64)
     made = task.prepare({k: np.asarray(v) for k, v in rows.items()}, Draws(keys), tokenizer)
     return {k: jnp.asarray(v) for k, v in made.items()}
@@ -303,6 +311,7 @@ CHANCE = {
     'token_classification': np.log(LABELS),
     'regression': np.var([0, 1, 2, 1]),
     'extractive_qa': 2 * np.log(LENGTH - 2),
+    'multiple_choice': np.log(3),
     'dpo': np.log(2),
     'simpo': np.log(2),
     'distillation': 0.5 * np.log(32),
