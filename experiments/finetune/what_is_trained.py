@@ -16,6 +16,7 @@ from experiments import defaults
 HEAD = (('head/.*', True), ('.*', False))
 BIASES = (('head/.*', True), ('.*/(bias|scale)$', True), ('.*', False))
 ADAPTER = (('(adapter|head)/.*', True), ('.*', False))
+PROMPT = (('(prompt|head)/.*', True), ('.*', False))
 # name -> what differs, the learning rate first
 ARMS = {
     'scratch': {'optimizer.learning_rate': 3e-3, 'init_from.path': ''},
@@ -32,6 +33,11 @@ ARMS = {
         'optimizer.learning_rate': 1e-2,
         'optimizer.train': ADAPTER,
         'model.adapter': 'dora(rank=8)',
+    },
+    'prompt': {
+        'optimizer.learning_rate': 3e-2,
+        'optimizer.train': PROMPT,
+        'model.prompt': 'soft(length=20)',
     },
     'layer_decay': {'optimizer.learning_rate': 3e-3, 'optimizer.layer_decay': 0.75},
 }
@@ -52,7 +58,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.name = 'muon'
     c.schedule = 'cosine(warmup_steps=15)'
     c.init_from.path = 'runs/quickstart'
-    c.init_from.restore = (('(adapter|head)/.*', False), ('.*', True))
+    c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
     c.evals.validation.every, c.evals.validation.batches = 250, 128
     c.update_from_flattened_dict(ARMS[name])
     return c
