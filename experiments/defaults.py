@@ -51,6 +51,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.vocab_size = 0  # 0: the tokenizer's, rounded up to a multiple of 64
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
     c.model.inputs = ''  # tokens(scale=), patches(size=, channels=, class_token=)
+    c.model.prompt = 'none'  # soft(length=): learned vectors before every row; freeze the rest
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5, …: layers/positions.py
     c.model.mask = ''  # causal, window(size), chunked(size), prefix(length), prefix, full
     # Successive layers, repeated to the depth: masks, or layer(slot="spec") with what differs from
@@ -119,7 +120,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
     c.init_from = ConfigDict()
     c.init_from.path = ''  # a run directory to start from; '': initialise
-    c.init_from.restore = (('adapter/.*', False), ('.*', True))  # regexes, as optimizer.decay
+    c.init_from.restore = (('(adapter|prompt)/.*', False), ('.*', True))  # regexes
     c.lock()
     c.evals.unlock()  # a run card may add evaluations
     return c

@@ -36,6 +36,7 @@ _ATTENTION = (*_HEADS, 'mask', 'position', 'position_key', 'kernel', 'output_dro
 # and compares this with what `bind` was given.
 GIVEN: dict[str, tuple[str, ...]] = {
     'model.inputs': (*_KNOWN, 'width'),
+    'model.prompt': (*_KNOWN, 'width'),
     'model.position': (*_KNOWN, 'bidirectional'),
     'model.mask': (),
     'model.norm': ('axis',),

@@ -23,10 +23,11 @@ def flops_per_row(model: ConfigDict, boxed: Any, length: int, source_length: int
 
     6 a weight and token, and 12·H·K a layer of attention and query–key pair (Chowdhery et al. 2022,
     appendix B), half of that for a long convolution's one product: no recomputation, no discount
-    for the causal mask. Weights of experts count as often as a token meets them, those of labels
-    once.
+    for the causal mask. A prompt makes rows longer. Weights of experts count as often as a token
+    meets them, those of labels once.
     """
     products = 0.0
+    length += sum(box.value.shape[0] for box in boxed.get('prompt', {}).values())
     for path, names, weights in _active_weights(model, boxed):
         of_source = path.startswith('encoder/') or re.search(r'/cross/[kv]/', path)
         tokens = source_length if of_source else length

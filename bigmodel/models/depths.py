@@ -11,8 +11,10 @@ from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 from bigmodel.models.stack import layer_specs
 
-# Inputs, and the encodings and the norm that act on them; encodings inside attention are beside.
-_BELOW = re.compile(r'(adapter/)?(inputs|backbone/(position|layer_positions_\d+|embed_norm))/')
+# Inputs, prompts, and the encodings and the norm that act on them; encodings inside attention too.
+_BELOW = re.compile(
+    r'(adapter/)?(inputs|prompt|backbone/(position|layer_positions_\d+|embed_norm))/'
+)
 _LAYER = re.compile(r'(adapter/)?backbone/layers/block_(\d+)/')
 
 

@@ -28,6 +28,7 @@ from bigmodel.layers.masks import MASKS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
+from bigmodel.layers.prompts import PROMPTS, NoPrompt
 from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models.adapters import ADAPTERS, Adapter
 from bigmodel.models.ahead import AHEADS
@@ -39,6 +40,7 @@ from bigmodel.specs import bind, make, parse
 
 SLOTS: dict[str, Mapping[str, Any]] = {
     'inputs': INPUTS,
+    'prompt': PROMPTS,
     'position': POSITIONS,
     'mask': MASKS,
     'norm': NORMS,
@@ -68,9 +70,11 @@ class Model(nn.Module):
     make_encoder: Callable[..., nn.Module]
     make_ahead: Callable[..., nn.Module]
     adapter: Adapter = Adapter()
+    make_prompt: Callable[..., NoPrompt] = NoPrompt
 
     def setup(self) -> None:
         self.inputs = self.make_inputs()
+        self.prompt = self.make_prompt()
         self.encoder = self.make_encoder()
         self.backbone = self.make_backbone()
         self.head = self.make_head()
@@ -88,9 +92,11 @@ class Model(nn.Module):
         """The head's outputs: logits_BLV of an LM, logits_BC of a classifier."""
         memory = self.encoder(self.inputs, source)
         x_BLD, positions = self.inputs(inputs, positions)
-        where = positions, segments, cache_length, memory, prefix
-        context = self.backbone.context(x_BLD.shape[:2], *where)
-        x_BLD = self.backbone(x_BLD, context)
+        length = x_BLD.shape[1]
+        row_BPD, *places, prefix = self.prompt(x_BLD, positions, segments, prefix)
+        room = None if cache_length is None else cache_length + self.prompt.length
+        context = self.backbone.context(row_BPD.shape[:2], *places, room, memory, prefix)
+        x_BLD = self.backbone(row_BPD, context)[:, -length:]
         unembed = partial(self.head, inputs=self.inputs, segments_BL=segments)
         self.ahead(x_BLD, inputs, context, self.inputs, unembed)
         return unembed(x_BLD)
@@ -132,6 +138,7 @@ def build_model(
         else NoEncoder,
         _ahead(model, layers, known),
         make(ADAPTERS, model.adapter, 'model.adapter'),
+        bind(PROMPTS, model.prompt, 'model.prompt', width=model.width, **known),
     )
 
 
@@ -180,6 +187,10 @@ def _ahead(
         for layer in layers:
             if not layer.causal:
                 raise UserError(f'{why}, which model.mask={layer.specs["mask"]!r} shows')
+        if parse(model.prompt, 'model.prompt').name != 'none':
+            raise UserError(
+                f'{why}, but model.prompt={model.prompt!r} makes rows longer; choose one'
+            )
         if layers[-1].carries:
             raise UserError(
                 f'model.ahead={model.ahead!r} has a layer like the last one, but '

@@ -104,6 +104,18 @@ def _check_marks(config: ConfigDict, task: Task, data: Data) -> None:
         )
 
 
+def check_prompt(config: ConfigDict) -> None:
+    """A prompt comes before a row, which must then be of one document."""
+    prompted = parse(config.model.prompt, 'model.prompt').name != 'none'
+    has_rows = parse(config.data.source, 'data.source').name in ROW_SOURCES
+    alone = parse(config.data.packing, 'data.packing').name in ('windows', 'pad')
+    if prompted and not has_rows and not alone:
+        raise UserError(
+            f'model.prompt={config.model.prompt!r} comes before one document, but data.packing='
+            f"{config.data.packing!r} puts several into a row; use 'windows' or 'pad'"
+        )
+
+
 def check_adapter(config: ConfigDict, trained: Any) -> None:
     """What an adapter changes must not be trained beside it."""
     trained = params_lib.flatten(trained)

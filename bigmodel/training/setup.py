@@ -27,7 +27,7 @@ from bigmodel.training.averages import with_average
 from bigmodel.training.base import Base
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
-from bigmodel.training.fit import check_adapter, check_format, check_inputs
+from bigmodel.training.fit import check_adapter, check_format, check_inputs, check_prompt
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
 from bigmodel.training.sizes import Sizes, sizes_of
 from bigmodel.training.start import base_of, check_init_from, own_part
@@ -204,6 +204,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
     _check_masks(plan)
     _check_head(plan)
+    check_prompt(config)
     check_adapter(config, optimizer.selection.trained)
     return plan
 

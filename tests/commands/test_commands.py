@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -64,6 +65,7 @@ def test_show_prints_config_parameters_and_cost(text, capsys):
     assert 'model.head_dim = 8' in out
     assert 'backbone/layers/block_0/mixer/q/weight' in out
     assert 'FLOPs a token' in out
+    assert re.search(r'^trained ([\d,]+) of \1 parameters \(100 %\), optimizer state', out, re.M)
 
 
 def test_show_needs_no_data_where_the_vocabulary_is_given(text, tmp_path, capsys):

@@ -102,6 +102,10 @@ def test_frozen_weights_have_no_optimizer_state() -> None:
     # AdamW's two moments, and the number of steps.
     moments = [x for x in jax.tree.leaves(plan.abstract.opt_state) if x.ndim]
     assert params_lib.count(moments) == 2 * own
+    sizes, total = plan.sizes, params_lib.count(plan.abstract.params)
+    assert (sizes.num_trained, sizes.num_params) == (own, total)
+    assert (sizes.param_bytes, sizes.optimizer_bytes) == (4 * total, 2 * 4 * own + 4)
+    assert f'{own:,} of {total:,} parameters' in str(sizes)
 
 
 @pytest.mark.parametrize('spec', FORMULAS)
