@@ -14,8 +14,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
     # causal_lm, prefix_lm (of the mask prefix) and masked_lm(rate=, mask=, random=), with z_loss=
-    # and label_smoothing=; span_corruption(rate=, mean_length=, decoder_only=) of encoder-decoders
-    # or decoders; fine-tuning: instruction (the loss is of responses alone), regression,
+    # and label_smoothing=; span_corruption(rate=, mean_length=, decoder_only=) and ul2 of encoder-
+    # decoders or decoders; fine-tuning: instruction (the loss is of responses alone), regression,
     # classification(shift=, flip=, …), token_classification, extractive_qa,
     # distillation(weight=, temperature=); of preferences dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
