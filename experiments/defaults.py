@@ -13,7 +13,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    # causal_lm, prefix_lm (of the mask prefix) and masked_lm(rate=, mask=, random=), with z_loss=
+    # causal_lm, prefix_lm (of the mask prefix) and masked_lm(rate=, whole_words=, …), with z_loss=
     # and label_smoothing=; span_corruption(rate=, mean_length=, decoder_only=) and ul2 of encoder-
     # decoders or decoders; fine-tuning: instruction (the loss is of responses alone), regression,
     # classification(shift=, flip=, …), token_classification, extractive_qa,
