@@ -1,4 +1,4 @@
-"""Where words begin among tokens: at all but those that go on with the letters of the one before."""
+"""Where words begin among tokens: not where letters go on with those of the token before."""
 
 import dataclasses
 import json
