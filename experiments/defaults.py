@@ -13,12 +13,12 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    # causal_lm, prefix_lm (of the mask prefix) and masked_lm(rate=, mask=, random=), with z_loss=
-    # and label_smoothing=; span_corruption(rate=, mean_length=, decoder_only=) of encoder-decoders
-    # or decoders; fine-tuning: instruction (the loss is of responses alone), of encoder-decoders
-    # seq2seq(target_length=), classification(shift=, flip=, …), regression, token_classification,
-    # extractive_qa, multiple_choice(group=), distillation(weight=, temperature=); of preferences
-    # dpo(beta=), simpo(beta=, …)
+    # causal_lm, prefix_lm (of the mask prefix) and masked_lm(rate=, whole_words=, …), with z_loss=
+    # and label_smoothing=; span_corruption(rate=, mean_length=, decoder_only=) and ul2 of encoder-
+    # decoders or decoders; fine-tuning: instruction (the loss is of responses alone), of encoder-
+    # decoders seq2seq(target_length=), classification(shift=, flip=, …), regression,
+    # token_classification, extractive_qa, multiple_choice(group=), distillation(weight=, …); of
+    # preferences dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.log_every = 10  # steps between lines of metrics.jsonl

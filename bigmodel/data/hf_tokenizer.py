@@ -7,8 +7,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
-from bigmodel.data import atomic
+from bigmodel.data import atomic, words
 from bigmodel.data.documents import Documents
 from bigmodel.data.plain_tokenizers import FILE, Ids, ints, utf8
 from bigmodel.errors import UserError
@@ -73,6 +74,10 @@ class HfTokenizer:
         known = [i for i in ints(ids) if 0 <= i < self.vocab_size]
         return self._tokenizer.decode(known, skip_special_tokens=True)
 
+    def word_starts(self, ids: Int[np.ndarray, 'n L']) -> Bool[np.ndarray, 'n L']:
+        """Which tokens begin a word (data/words.py)."""
+        return self._words.starts(ids)
+
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json, as Hugging Face's tools read it, and the names of the specials."""
         names = {'bos_token': self.bos, 'eos_token': self.eos}
@@ -84,6 +89,10 @@ class HfTokenizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+    @functools.cached_property
+    def _words(self) -> words.Words:
+        return words.of_pieces(self.text, self._vocabulary, self.vocab_size)
 
     @functools.cached_property
     def _with_specials(self) -> Any:

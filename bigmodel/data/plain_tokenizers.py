@@ -7,8 +7,9 @@ import pathlib
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Bool, Int
 
-from bigmodel.data import atomic
+from bigmodel.data import atomic, words
 from bigmodel.errors import UserError
 
 FILE = 'tokenizer.json'
@@ -30,6 +31,10 @@ class ByteTokenizer:
     def decode(self, ids: Ids) -> str:
         """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
         return bytes(i for i in ints(ids) if 0 <= i < 256).decode('utf-8', errors='replace')
+
+    def word_starts(self, ids: Int[np.ndarray, 'n L']) -> Bool[np.ndarray, 'n L']:
+        """Which tokens begin a word (data/words.py)."""
+        return words.Words(words.LETTERS, words.LETTERS).starts(ids)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into `folder`."""
@@ -70,11 +75,19 @@ class CharTokenizer:
         """The text of `ids`; ids outside the vocabulary are dropped."""
         return ''.join(self.characters[i] for i in ints(ids) if 0 <= i < self.vocab_size)
 
+    def word_starts(self, ids: Int[np.ndarray, 'n L']) -> Bool[np.ndarray, 'n L']:
+        """Which tokens begin a word (data/words.py)."""
+        return self._words.starts(ids)
+
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into `folder`."""
         atomic.write_json(
             pathlib.Path(folder) / FILE, {'kind': 'chars', 'characters': self.characters}
         )
+
+    @functools.cached_property
+    def _words(self) -> words.Words:
+        return words.of_characters(dict(map(reversed, enumerate(self.characters))), self.vocab_size)
 
     @functools.cached_property
     def _codes(self) -> np.ndarray:
@@ -96,6 +109,10 @@ class NoTokenizer:
     def decode(self, ids: Ids) -> str:
         """''."""
         return ''
+
+    def word_starts(self, ids: Int[np.ndarray, 'n L']) -> Bool[np.ndarray, 'n L']:
+        """All: there are no words."""
+        return np.ones(ids.shape, bool)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into `folder`."""

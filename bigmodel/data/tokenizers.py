@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from bigmodel import specs
 from bigmodel.data.documents import Documents
@@ -35,6 +36,9 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Ids) -> str:
         """The text of `ids`: specials dropped, invalid UTF-8 replaced."""
+
+    def word_starts(self, ids: Int[np.ndarray, 'n L']) -> Bool[np.ndarray, 'n L']:
+        """Which tokens begin a word (data/words.py)."""
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into `folder`, which `load_tokenizer` reads."""

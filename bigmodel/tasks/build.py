@@ -15,12 +15,14 @@ from bigmodel.tasks.seq2seq import Seq2Seq
 from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
 from bigmodel.tasks.token_classification import TokenClassification
+from bigmodel.tasks.ul2 import UL2
 
 TASKS = {
     'causal_lm': CausalLM,
     'prefix_lm': PrefixLM,
     'masked_lm': MaskedLM,
     'span_corruption': SpanCorruption,
+    'ul2': UL2,
     'classification': Classification,
     'token_classification': TokenClassification,
     'regression': Regression,

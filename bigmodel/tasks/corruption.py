@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from bigmodel.data.draws import Draws
 
@@ -14,10 +14,13 @@ Counts = Int[np.ndarray, 'n']
 
 @dataclasses.dataclass(frozen=True)
 class Spans:
-    """How much is cut out: the share `rate` of a row's tokens, in spans of `mean_length`."""
+    """How much is cut out: the share `rate` of a row's tokens, in spans of `mean_length`.
 
-    rate: float
-    mean_length: float
+    Both may differ from row to row; infinite spans are one.
+    """
+
+    rate: float | Float[np.ndarray, 'n']
+    mean_length: float | Float[np.ndarray, 'n']
 
     def counts(self, lengths: Counts) -> tuple[Counts, Counts]:
         """Tokens that are cut out of rows of these lengths, and in how many spans.

@@ -39,15 +39,15 @@ class Denoising(Task):
         """Where source and target are."""
         return LAYOUTS[self.decoder_only]
 
-    def counts(self, lengths: Counts) -> tuple[Counts, Counts]:
-        """Tokens that are cut out of rows of these lengths, and in how many spans, at most."""
+    def counts(self, seq_len: int) -> tuple[Counts, Counts]:
+        """Tokens that may be cut out of a full row, and in how many spans."""
         raise NotImplementedError
 
     def fit(self, seq_len: int, added: int = 0) -> tuple[int, int]:
         """`lengths`, where the source has `added` tokens of the task's own beside sentinels."""
         if seq_len < 2:
             raise UserError(f'data.seq_len={seq_len}: spans need rows of at least 2 tokens')
-        noise, spans = self.counts(np.array([seq_len]))
+        noise, spans = self.counts(seq_len)
         most = int(spans.max())
         if most + 1 > self.sentinels:
             raise UserError(

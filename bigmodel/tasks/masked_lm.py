@@ -5,7 +5,7 @@ from typing import Annotated
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
@@ -22,13 +22,16 @@ class MaskedLM(Task):
 
     Of a row's tokens `rate` are chosen, at least one: neither padding nor the marks of a document's
     ends. Of those the share `mask` becomes the mask, which is an id of the task's own, `random` a
-    token drawn from the tokenizer's, and the rest stays. Metrics, over the chosen tokens: `loss`
-    (nats a token, with the extras), `nll` (nats a token), `accuracy`.
+    token drawn from the tokenizer's, and the rest stays. With `whole_words` words are chosen one
+    after the other, and left out when they have more tokens than are still wanted; what becomes of
+    a token is drawn as before (Devlin et al. 2018, later code; Cui et al. 2019). Metrics, over the
+    chosen tokens: `loss` (nats a token, with the extras), `nll` (nats a token), `accuracy`.
     """
 
     rate: Annotated[float, POSITIVE, SHARE] = 0.15
     mask: Annotated[float, FRACTION] = 0.8
     random: Annotated[float, FRACTION] = 0.1
+    whole_words: bool = False
     z_loss: Annotated[float, NOT_NEGATIVE] = 0.0
     label_smoothing: Annotated[float, SHARE] = 0.0
     extra_ids = 1
@@ -44,7 +47,10 @@ class MaskedLM(Task):
         """Tokens as the model sees them, `targets`, and `weights`: 1 where a token is chosen."""
         tokens, weights = rows['tokens'], _countable(rows, tokenizer)
         length = tokens.shape[1]
-        chosen, share = self._choose(weights > 0, draws), draws.unit(length)
+        can, begins = weights > 0, self._begins(rows, tokenizer)
+        # `rate` of a row's tokens, rounded, at least 1, as in BERT's code.
+        wanted = np.maximum(np.rint(self.rate * can.sum(1)).astype(np.int64), 1)
+        chosen, share = choose(can, begins, wanted, draws), draws.unit(length)
         hidden = chosen & (share < self.mask)
         replaced = chosen & (share >= self.mask) & (share < self.mask + self.random)
         seen = np.where(replaced, draws.below(tokenizer.vocab_size, length), tokens)
@@ -52,12 +58,13 @@ class MaskedLM(Task):
         made = {'tokens': seen.astype(np.int32), 'targets': tokens, 'weights': weights * chosen}
         return rows | made
 
-    def _choose(self, can: Bool[np.ndarray, 'n L'], draws: Draws) -> Bool[np.ndarray, 'n L']:
-        """`rate` of the tokens of each row that can be, rounded, at least 1, as in BERT's code."""
-        wanted = np.maximum(np.rint(self.rate * can.sum(1)), 1)
-        bits = draws.bits(can.shape[1])
-        order = np.argsort(np.where(can, bits, np.uint64(2**64 - 1)), axis=1, kind='stable')
-        return can & (np.argsort(order, axis=1) < wanted[:, None])
+    def _begins(self, rows: Rows, tokenizer: Tokenizer) -> Bool[np.ndarray, 'n L']:
+        """Where what is chosen begins: at each token, or at each word of a document."""
+        tokens = rows['tokens']
+        if not self.whole_words:
+            return np.ones(tokens.shape, bool)
+        segments = rows.get('segments', np.ones_like(tokens))
+        return tokenizer.word_starts(tokens) | (np.diff(segments, axis=1, prepend=0) != 0)
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         weights = batch['weights']
@@ -67,6 +74,33 @@ class MaskedLM(Task):
         logits = model(batch['tokens'], *coordinates, dropout_key)
         each = cross_entropy(logits, batch['targets'], self.label_smoothing, self.z_loss)
         return Predictions(*each, weights).metrics()
+
+
+def choose(
+    can: Bool[np.ndarray, 'n L'],
+    begins: Bool[np.ndarray, 'n L'],
+    wanted: Int[np.ndarray, 'n'],
+    draws: Draws,
+) -> Bool[np.ndarray, 'n L']:
+    """At most so many tokens of each row that can be chosen, in whole words.
+
+    Words come in random order; one that is longer than what is still wanted is left out.
+    """
+    (count, size), rows = can.shape, np.arange(len(can))
+    begins = can & (begins | ~np.pad(can, ((0, 0), (1, 0)))[:, :-1])
+    keys = np.where(begins, draws.bits(size), np.uint64(2**64 - 1))
+    order = np.argsort(keys, axis=1, kind='stable')
+    begin = np.maximum.accumulate(np.where(begins, np.arange(size), 0), 1)  # of each token's word
+    flat = (begin + size * rows[:, None])[can]
+    lengths = np.bincount(flat, minlength=count * size).reshape(count, size)
+    picked, left = np.zeros((count, size), bool), wanted.copy()
+    for place in order.T:
+        fits = begins[rows, place] & (lengths[rows, place] <= left)
+        picked[rows, place] |= fits
+        left -= np.where(fits, lengths[rows, place], 0)
+        if not left.any():
+            break
+    return can & np.take_along_axis(picked, begin, 1)
 
 
 def _countable(rows: Rows, tokenizer: Tokenizer) -> Float[np.ndarray, 'n L']:

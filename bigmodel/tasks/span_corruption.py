@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Annotated
 
+import numpy as np
+
 from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE, SHARE, Range
@@ -40,8 +42,8 @@ class SpanCorruption(Denoising):
         """The sentinels."""
         return self.sentinels
 
-    def counts(self, lengths: Counts) -> tuple[Counts, Counts]:
-        return self._spans.counts(lengths)
+    def counts(self, seq_len: int) -> tuple[Counts, Counts]:
+        return self._spans.counts(np.array([seq_len]))
 
     def lengths(self, seq_len: int) -> tuple[int, int]:
         return self.fit(seq_len)

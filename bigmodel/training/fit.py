@@ -12,6 +12,7 @@ from bigmodel.data.pipeline import Data
 from bigmodel.data.sources import ROW_SOURCES
 from bigmodel.errors import UserError
 from bigmodel.layers.inputs import INPUTS
+from bigmodel.layers.masks import MASKS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.adapters import KEY as ADAPTER
 from bigmodel.models.model import Model
@@ -113,6 +114,35 @@ def check_prompt(config: ConfigDict) -> None:
         raise UserError(
             f'model.prompt={config.model.prompt!r} comes before one document, but data.packing='
             f"{config.data.packing!r} puts several into a row; use 'windows' or 'pad'"
+        )
+
+
+def check_masks(config: ConfigDict, task: Task, model: Model) -> None:
+    """A task and a head must see what they need, and not what they predict."""
+    specs = [layer['mask'] for layer in layer_specs(config.model)]
+    masks = {spec: make(MASKS, spec, 'model.mask') for spec in specs}
+    ahead = [spec for spec in masks if not masks[spec].causal]
+    of_batch = [spec for spec in ahead if masks[spec].of_batch]
+    leaks = [spec for spec in ahead if spec not in of_batch]
+    if of_batch and not task.prefixed:
+        raise UserError(
+            f'task={config.task!r} marks no prefix, which model.mask={of_batch[0]!r} shows; '
+            f"use 'causal', 'full' or 'prefix(length)', or task=prefix_lm"
+        )
+    if task.causal and leaks:
+        fix = "'prefix'" if task.prefixed else "'causal' or 'window(size)'"
+        raise UserError(
+            f'task={config.task!r} predicts tokens that model.mask={leaks[0]!r} shows; use {fix}'
+        )
+    if task.two_sided and not ahead:
+        raise UserError(
+            f'task={config.task!r} predicts from both sides, of which model.mask='
+            f'{specs[0]!r} shows one; use {"prefix" if task.prefixed else "full"!r}'
+        )
+    if not ahead and model.make_head.keywords.get('pool') == 'first':
+        raise UserError(
+            f'model.head={config.model.head!r} reads the first token, to which model.mask='
+            f"{specs[0]!r} shows no other; use the mask 'full', or pool='last' or 'mean'"
         )
 
 

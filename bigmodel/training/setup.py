@@ -13,21 +13,24 @@ from bigmodel.data.pipeline import Data, open_data
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 from bigmodel.layers.kernels import Choose, choose
-from bigmodel.layers.masks import MASKS
 from bigmodel.models import presets
 from bigmodel.models.counts import flops_per_row
 from bigmodel.models.heads import HEADS, head_class
 from bigmodel.models.model import Model, apply, build_model, kernel_name
-from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import Sharding, make_sharding
-from bigmodel.specs import make
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.averages import with_average
 from bigmodel.training.base import Base
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
-from bigmodel.training.fit import check_adapter, check_format, check_inputs, check_prompt
+from bigmodel.training.fit import (
+    check_adapter,
+    check_format,
+    check_inputs,
+    check_masks,
+    check_prompt,
+)
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
 from bigmodel.training.sizes import Sizes, sizes_of
 from bigmodel.training.start import base_of, check_init_from, own_part
@@ -202,7 +205,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     hparams = jax.device_put(hparams, sharding.replicated())
     kernel = kernel_name(config.model, platform)
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
-    _check_masks(plan)
+    check_masks(config, task, model)
     _check_head(plan)
     check_prompt(config)
     check_adapter(config, optimizer.selection.trained)
@@ -243,36 +246,6 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
         raise UserError(
             f'data.batch_size={rows} is not a multiple of {ways * config.accumulate} = {ways} '
             f'devices that split the batch × accumulate={config.accumulate}'
-        )
-
-
-def _check_masks(setup: Outline) -> None:
-    """A task and a head must see what they need, and not what they predict."""
-    model = setup.config.model
-    masks = {m: make(MASKS, m, 'model.mask') for m in (s['mask'] for s in layer_specs(model))}
-    ahead = [text for text, mask in masks.items() if not mask.causal]
-    of_batch = [text for text in ahead if masks[text].of_batch]
-    if of_batch and not setup.task.prefixed:
-        raise UserError(
-            f'task={setup.config.task!r} marks no prefix, which model.mask={of_batch[0]!r} shows; '
-            f"use 'causal', 'full' or 'prefix(length)', or task=prefix_lm"
-        )
-    both_sides = 'prefix' if setup.task.prefixed else 'full'
-    if setup.task.causal and set(ahead) > set(of_batch):
-        leaks = next(text for text in ahead if text not in of_batch)
-        fix = "'prefix'" if setup.task.prefixed else "'causal' or 'window(size)'"
-        raise UserError(
-            f'task={setup.config.task!r} predicts tokens that model.mask={leaks!r} shows; use {fix}'
-        )
-    if setup.task.two_sided and not ahead:
-        raise UserError(
-            f'task={setup.config.task!r} predicts from both sides, of which model.mask='
-            f'{next(iter(masks))!r} shows one; use {both_sides!r}'
-        )
-    if not ahead and setup.model.make_head.keywords.get('pool') == 'first':
-        raise UserError(
-            f'model.head={model.head!r} reads the first token, to which model.mask='
-            f"{next(iter(masks))!r} shows no other; use the mask 'full', or pool='last' or 'mean'"
         )
 
 

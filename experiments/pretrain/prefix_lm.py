@@ -2,7 +2,9 @@
 
     python launch.py --config=experiments/pretrain/prefix_lm.py
 
-Not run yet. The loss is of the tokens after the prefix, half of a row on average.
+Yes: 1.468 nats a byte and accuracy 0.611 of the bytes after the prefix, half of a row on average,
+after 420 steps. One seed, 32 batches of the validation split, one host device; about 400 s on two
+cores that many other processes shared, stopped once at step 395 and resumed.
 """
 
 from ml_collections import ConfigDict

@@ -79,6 +79,9 @@ def test_large_vocabularies_are_stored_whole(texts, make_config):
         def decode(self, ids):
             return ''
 
+        def word_starts(self, ids):
+            return np.ones(ids.shape, bool)
+
         def save(self, folder):
             build_tokenizer('bytes').save(folder)
 

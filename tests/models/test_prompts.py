@@ -73,7 +73,8 @@ def test_it_belongs_to_the_prefix_of_its_row() -> None:
     ones, zeros = np.ones((2, PROMPT), bool), np.zeros((2, PROMPT), np.int32)
 
     def run(model: Model, params: Any, tokens: Any, places: Any, shown: Any) -> jax.Array:
-        return quick_jit(lambda p: apply(model, p, tokens, places, prefix=shown))(params)
+        run = quick_jit(lambda p, t, at, x: apply(model, p, t, at, prefix=x))
+        return run(params, tokens, places, shown)
 
     got = run(model, params, tokens, slots(2, LENGTH), prefix)
     want = run(

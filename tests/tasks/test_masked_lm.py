@@ -1,5 +1,7 @@
 """Masked language modelling: by hand, in shares, and the same for the same (seed, place)."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -204,6 +206,40 @@ def test_other_epochs_and_seeds_have_other_masks_and_evaluations_the_same() -> N
     assert masks_by_row(held_out, range(6)) == masks_by_row(held_out, range(6))
     of_another_run = batches(seed=1, shuffle=False)  # so that runs are compared on the same masks
     assert masks_by_row(held_out, range(6)) == masks_by_row(of_another_run, range(6))
+
+
+def test_whole_words_by_hand() -> None:
+    """Of 11 tokens 4 are wanted: 'fox' (0) fits, 'jump' (1) and 'it' (2) do not, '.' (3) does."""
+    text = [256, *b'fox jump.it', 257]
+    given = [9, 0, 9, 9, 8, 1, 9, 9, 9, 3, 2, 9, 0]
+    draw = Given(given, [0.5, 0.1, 0.85, 0.95, *[0.5] * 9], [77] * 13)
+    rows = {'tokens': np.array([text], np.int32)}
+    batch = MaskedLM(rate=0.36, whole_words=True).prepare(rows, draw, BYTES)
+    assert batch['weights'].tolist() == [[0, 1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0]]
+    # 80/10/10 is of each token: hidden, replaced, kept, hidden.
+    x, dot = ord('x'), MASK
+    assert batch['tokens'].tolist() == [[256, MASK, 77, x, *b' jump', dot, *b'it', 257]]
+
+
+def test_whole_words_are_chosen_together_or_not_at_all() -> None:
+    text = b'the quick brown fox_jumps (over) 12 lazy dogs; '
+    rows = {'tokens': np.tile(np.frombuffer(text, np.uint8), (500, 2)).astype(np.int32)}
+    batch = MaskedLM(rate=0.3, whole_words=True).prepare(rows, draws(500), BYTES)
+    chosen = batch['weights'] > 0
+    words = [m.span() for m in re.finditer(rb'[a-z0-9]+|[^a-z0-9]', text * 2)]
+    for begin, end in words:
+        assert (chosen[:, begin:end].all(1) == chosen[:, begin:end].any(1)).all()
+        assert 50 < chosen[:, begin].sum() < 300
+    wanted = round(0.3 * 2 * len(text))
+    assert chosen.sum(1).max() == wanted and chosen.sum(1).mean() > wanted - 1
+
+
+def test_words_end_with_their_document_and_too_long_ones_stay() -> None:
+    tokens = np.array([list(b'abcdefgh'), list(b'abcdefgh')], np.int32)
+    segments = np.array([[1] * 6 + [2] * 2, [1] * 8])
+    task = MaskedLM(rate=0.3, whole_words=True)
+    batch = task.prepare({'tokens': tokens, 'segments': segments}, draws(2), BYTES)
+    assert batch['weights'].tolist() == [[0] * 6 + [1] * 2, [0] * 8]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ SHAPES = {
     'prefix_lm': {'mask': 'prefix'},
     'masked_lm': {'mask': 'full', 'head': 'mlm'},
     'span_corruption': {'encoder_depth': 2, 'cross': 'attention'},
+    'ul2': {'encoder_depth': 2, 'cross': 'attention'},
     'classification': {'mask': 'full', 'head': 'classifier'},
     'token_classification': {'mask': 'full', 'head': 'token_classifier'},
     'regression': {'mask': 'full', 'head': 'regressor'},
@@ -118,6 +119,7 @@ SPANS = (5, 8, 20, 7)  # the middle of each row's answer; the third has none
 DECODER_ONLY = 'span_corruption(sentinels=4, decoder_only=True)'
 SPECS = {
     'span_corruption': 'span_corruption(sentinels=4)',
+    'ul2': 'ul2(sentinels=4)',
     'simpo': 'simpo(gamma=0.0)',
     'seq2seq': 'seq2seq(target_length=8)',
     'multiple_choice': 'multiple_choice(group=3)',
@@ -361,8 +363,9 @@ def overfitted(
         ('masked_lm', {'size': 'bert-base'}),
         (DECODER_ONLY, {'mask': 'prefix'}),
         (DECODER_ONLY, {}),
+        ('ul2(sentinels=4, decoder_only=True)', {'mask': 'prefix'}),
     ],
-    ids=[*SHAPES, 'masked_lm-bert', 'decoder_only', 'decoder_only-causal'],
+    ids=[*SHAPES, 'masked_lm-bert', 'decoder_only', 'decoder_only-causal', 'ul2-decoder_only'],
 )
 def test_each_task_overfits_one_batch(name: str, shape: dict[str, str]) -> None:
     """The real model, optimizer and step: sixty updates bring the loss near its floor."""
