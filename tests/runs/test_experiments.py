@@ -65,7 +65,7 @@ def examples_of(learns: str, folder: pathlib.Path, text_file: pathlib.Path) -> l
     rows = [example(words[i], words[i + 1], i) for i in range(400)]
     data = folder / 'examples.jsonl'
     data.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    changes = {'source': 'jsonl', 'path': data, 'format': format}
+    changes = {'source': 'jsonl(test=0.1)', 'path': data, 'format': format}
     return [f'--config.data.{key}={value}' for key, value in changes.items()]
 
 
