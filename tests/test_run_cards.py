@@ -20,7 +20,8 @@ from bigmodel.training.state import abstract_params, init_state
 from bigmodel.training.step import make_train_step
 from experiments import probes
 from experiments.ablations import positions
-from experiments.finetune import what_is_trained
+from experiments.finetune import cifar, glue, preferences, squad, what_is_trained
+from experiments.pretrain import tfds_text
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / 'experiments'
 CARDS = sorted(p for p in EXPERIMENTS.rglob('*.py') if 'def get_config(' in p.read_text())
@@ -31,6 +32,11 @@ ARMS = [
     *(f'ablations/mup.py:{width}' for width in (32, 64, 128, 256)),
     'ablations/mixers.py:mqar',
     *(f'finetune/what_is_trained.py:{name}' for name in what_is_trained.ARMS),
+    *(f'finetune/preferences.py:{name}' for name in preferences.TASKS),
+    *(f'finetune/glue.py:{name}' for name in glue.TASKS),
+    *(f'finetune/squad.py:{version}' for version in squad.ROWS),
+    *(f'finetune/cifar.py:{name}' for name in cifar.SETS),
+    *(f'pretrain/tfds_text.py:{name}' for name in tfds_text.TEXTS),
 ]
 
 
@@ -41,7 +47,8 @@ def test_every_argument_of_a_card_has_a_model_and_a_name_of_its_own(arm: str) ->
     assert config.name.endswith(f'-{name}')
     for each in (config, *baselines(config).values()):
         presets.resolve(each.model, each.data.seq_len)
-        assert abstract_params(build_model(each.model, 256, 4, 'cpu'))
+        labels = 4 if build_task(each.task).predicts != 'tokens' else 0
+        assert abstract_params(build_model(each.model, 256, labels, 'cpu'))
 
 
 def test_the_card_of_encodings_has_all_of_sequences() -> None:
@@ -59,22 +66,25 @@ def test_card_builds_and_its_step_has_shapes(card: pathlib.Path) -> None:
     config = config_lib.load(str(card))
     presets.resolve(config.model, config.data.seq_len)
     task = build_task(config.task)
-    labels = 4 if task.labelled else 0
+    labels = 4 if task.predicts != 'tokens' else 0
     model = build_model(config.model, config.model.vocab_size or 256, labels, 'cpu')
     optimizer, hparams = build_optimizer(config, abstract_params(model))
     state = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
+    models = dict.fromkeys(task.companions, model)
+    state = state.replace(companions=dict.fromkeys(models, state.params))
     rows, length = config.data.batch_size, config.data.seq_len + task.extra_tokens
-    batch = dict.fromkeys(('positions', 'segments'), np.ones((rows, length), np.int32))
+    groups = (task.group,) if task.group > 1 else ()
+    batch = dict.fromkeys(('positions', 'segments'), np.ones((rows, *groups, length), np.int32))
     inputs = model.make_inputs()
     example = inputs.example(length)
     assert inputs.key in task.reads
-    batch[inputs.key] = np.ones((rows, *example.shape[1:]), example.dtype)
+    batch[inputs.key] = np.ones((rows, *groups, *example.shape[1:]), example.dtype)
     batch['marks'] = batch['segments']
     if task.labelled:
         batch['label'] = np.zeros(rows, np.int32)
     batch = task.prepare(batch, Draws(np.arange(rows, dtype=np.uint64)), ByteTokenizer())
     batch = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
-    step = make_train_step(model, task, optimizer, config.accumulate)
+    step = make_train_step(model, task, optimizer, config.accumulate, models)
     new, metrics = jax.eval_shape(step, state, batch, hparams)
     described = [jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (new, state)]
     assert described[0] == described[1]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import zlib
 from typing import Annotated, Any
 
 from bigmodel.data.datasets import stdlib_files, stdlib_summaries
@@ -10,13 +11,18 @@ from bigmodel.data.source import Source
 from bigmodel.data.splits import check_split
 from bigmodel.specs import POSITIVE
 
+OPTIONS = 4  # of a choice
+
 
 @dataclasses.dataclass(frozen=True)
 class PystdlibSummaries(Source):
     """Functions of the running Python's standard library (`prompt`), each with the first line of
     its docstring (`response`).
 
-    Those of more than `longest` characters, both together, are left out.
+    Those of more than `longest` characters, both together, are left out. For tasks that compare:
+    `other` is the first line of another function, and `options` has the right one at `label`, with
+    three others. The others are those that come next in the split, mostly of the same file; nobody
+    judged them.
     """
 
     split: str
@@ -43,7 +49,25 @@ class PystdlibSummaries(Source):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         function, summary = self._examples[index]
-        return {'prompt': function, 'response': summary}
+        others = self._others(index)
+        label = zlib.crc32(function.encode()) % OPTIONS
+        return {
+            'prompt': function,
+            'response': summary,
+            'other': others[0],
+            'options': [*others[:label], summary, *others[label:]],
+            'label': label,
+        }
+
+    def _others(self, index: int) -> list[str]:
+        """The summaries of the next functions that have other ones."""
+        found = [self._examples[index].summary]
+        for step in range(1, len(self._examples)):
+            other = self._examples[(index + step) % len(self._examples)].summary
+            found += [other] if other not in found else []
+            if len(found) == OPTIONS:
+                break
+        return found[1:]
 
     @functools.cached_property
     def _examples(self) -> list[stdlib_summaries.Summary]:

@@ -13,6 +13,12 @@ from bigmodel import specs
 from bigmodel.data.documents import Documents
 from bigmodel.data.hf_tokenizer import OPTIONS_FILE, HfTokenizer, read_hf, train_bpe
 from bigmodel.data.plain_tokenizers import FILE, ByteTokenizer, CharTokenizer, Ids, NoTokenizer
+from bigmodel.data.sentencepiece_tokenizer import (
+    KIND,
+    MODEL_FILE,
+    SentencePieceTokenizer,
+    read_sentencepiece,
+)
 from bigmodel.errors import UserError
 
 __all__ = ['TOKENIZERS', 'Tokenizer', 'build_tokenizer', 'load_tokenizer', 'train_bpe']
@@ -53,7 +59,12 @@ def train_chars(training: Callable[[], Documents]) -> CharTokenizer:
 
 
 PLAIN = {'bytes': ByteTokenizer, 'none': NoTokenizer}  # that all is known of by their kind
-TOKENIZERS = {'bytes': ByteTokenizer, 'chars': train_chars, 'hf': read_hf}
+TOKENIZERS = {
+    'bytes': ByteTokenizer,
+    'chars': train_chars,
+    'hf': read_hf,
+    'sentencepiece': read_sentencepiece,
+}
 
 
 def build_tokenizer(spec: str, training: Callable[[], Documents] | None = None) -> Tokenizer:
@@ -65,7 +76,8 @@ def quick_key(spec: str) -> str:
     """Changes when the tokenizer of `spec` may have: the spec, and the files that it names."""
     parsed = specs.parse(spec, 'data.tokenizer')
     values = [str(v) for v in (*parsed.args, *parsed.kwargs.values())]
-    files = [f for v in values for f in (v, os.path.join(v, FILE)) if os.path.isfile(f)]
+    places = [f for v in values for f in (v, *(os.path.join(v, n) for n in (FILE, MODEL_FILE)))]
+    files = [f for f in places if os.path.isfile(f)]
     stats = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
     return f'{parsed.name} {values} {stats}'
 
@@ -80,6 +92,9 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
             return CharTokenizer(saved['characters'])
         if saved.get('kind') in PLAIN:
             return PLAIN[saved['kind']]()
+        if saved.get('kind') == KIND:
+            model = file.with_name(MODEL_FILE).read_bytes()
+            return SentencePieceTokenizer(model, saved['bos'], saved['eos'])
         options = file.with_name(OPTIONS_FILE)
         names = json.loads(options.read_text(encoding='utf-8')) if options.exists() else {}
         return HfTokenizer(text, names.get('bos_token', 'auto'), names.get('eos_token', 'auto'))

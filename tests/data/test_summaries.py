@@ -66,6 +66,10 @@ def test_the_source_leaves_out_what_is_longer(make_config):
         assert len(source[i]['prompt']) + len(source[i]['response']) <= 100
     store = open_store(config, 'test')
     assert store.num_documents == len(source) and store.marked
+    for row in (source[i] for i in range(len(source))):
+        assert len(set(row['options'])) == len(row['options']) == 4
+        assert row['options'][row['label']] == row['response'] != row['other'] in row['options']
+    assert {source[i]['label'] for i in range(len(source))} == {0, 1, 2, 3}
     more = build_source(make_config(source='pystdlib_summaries(longest=200)'), 'test')
     assert more.fingerprint != source.fingerprint and more.quick_key() != source.quick_key()
     with pytest.raises(UserError, match='must be positive, got 0'):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -42,8 +43,81 @@ def bpe(tmp_path_factory):
     return tokenizers.train_bpe(repeated(), 280, str(path)), str(path)
 
 
-@pytest.fixture(params=['bytes', 'chars', 'hf'])
+@pytest.fixture(scope='module')
+def sentencepiece_file(tmp_path_factory):
+    """A small model that keeps all white space, with bytes for what it does not know."""
+    library = pytest.importorskip('sentencepiece')
+    path = tmp_path_factory.mktemp('sentencepiece') / 'tokenizer.model'
+    with open(path, 'wb') as file:
+        library.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXTS * 20),
+            model_writer=file,
+            vocab_size=320,
+            model_type='bpe',
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            pad_id=3,
+            control_symbols=['<|im_start|>', '<|im_end|>'],
+            normalization_rule_name='identity',
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            minloglevel=2,
+        )
+    return str(path)
+
+
+def test_sentencepiece_gives_the_ids_of_its_library(sentencepiece_file):
+    import sentencepiece
+
+    theirs = sentencepiece.SentencePieceProcessor(model_file=sentencepiece_file)
+    ours = tokenizers.build_tokenizer(f'sentencepiece({sentencepiece_file!r})')
+    for text in TEXTS:
+        assert ours.encode(text).tolist() == theirs.encode(text)
+    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (1, 2, 3)
+    assert ours.vocab_size == theirs.vocab_size()
+
+
+def test_names_of_control_symbols_are_ids_in_special_text_alone(sentencepiece_file):
+    ours = tokenizers.build_tokenizer(f'sentencepiece({sentencepiece_file!r})')
+    start, end = (ours._control[name] for name in ('<|im_start|>', '<|im_end|>'))
+    text = '<|im_start|>plain<|im_end|>'
+    assert ours.encode(text, True).tolist() == [start, *ours.encode('plain'), end]
+    assert not {start, end} & set(ours.encode(text).tolist())
+    assert ours.decode(ours.encode(text)) == text and ours.decode([start, end, 1, 2, 3]) == ''
+
+
+def test_specials_of_a_sentencepiece_model_can_be_chosen(sentencepiece_file, tmp_path):
+    def build(rest, path=sentencepiece_file):
+        return tokenizers.build_tokenizer(f'sentencepiece({str(path)!r}{rest})')
+
+    assert build(', bos="", eos="<|im_end|>"').bos_id is None
+    other = build(', eos="<|im_end|>"')
+    assert other.eos_id == other._control['<|im_end|>']
+    assert other.fingerprint != build('').fingerprint
+    other.save(tmp_path)
+    assert tokenizers.load_tokenizer(tmp_path).eos_id == other.eos_id
+    assert build('', tmp_path).eos_id == 2  # the folder holds the model
+    with pytest.raises(UserError, match=r"eos='<im_end>' is no control symbol .*There are: <s>"):
+        build(', eos="<im_end>"')
+    (tmp_path / 'bad.model').write_bytes(b'no')
+    with pytest.raises(UserError, match='holds no SentencePiece model'):
+        build('', tmp_path / 'bad.model')
+    with pytest.raises(UserError, match="'nowhere' does not exist; give a model"):
+        build('', 'nowhere')
+
+
+def test_without_its_library_the_install_line_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'sentencepiece', None)
+    (tmp_path / 'tokenizer.model').write_bytes(b'')
+    with pytest.raises(UserError, match='pip install sentencepiece'):
+        tokenizers.build_tokenizer(f'sentencepiece({str(tmp_path)!r})')
+
+
+@pytest.fixture(params=['bytes', 'chars', 'hf', 'sentencepiece'])
 def tokenizer(request, bpe):
+    if request.param == 'sentencepiece':
+        path = request.getfixturevalue('sentencepiece_file')
+        return tokenizers.build_tokenizer(f'sentencepiece({path!r})')
     if request.param == 'hf':
         return tokenizers.build_tokenizer(f'hf({bpe[1]!r})')
     return tokenizers.build_tokenizer(request.param, repeated)

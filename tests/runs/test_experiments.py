@@ -1,13 +1,16 @@
 """Every run card keeps its resolved config, and trains two steps when shrunk."""
 
+import functools
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import pytest
 
 from bigmodel import config as config_lib
 from bigmodel.commands.main import main
+from bigmodel.tasks.build import build_task
 from bigmodel.training.setup import resolve
 from tests.runs.conftest import ROOT
 
@@ -41,27 +44,56 @@ def test_the_card_says_what_it_asks_and_how_to_run_it(card):
     assert 'python launch.py' in head
 
 
+# What a format teaches -> the format, and an example of two words and a number.
+EXAMPLES = {
+    'class': ('text(label="label")', lambda a, b, i: {'text': a, 'label': i % 2}),
+    'number': ('score', lambda a, b, i: {'text': a, 'score': i % 2}),
+    'classes': ('tags', lambda a, b, i: {'tokens': [a, b], 'tags': [0, 1]}),
+    'span': ('span("q", "c", "a", "s")', lambda a, b, i: {'q': a, 'c': b, 'a': [b], 's': [0]}),
+    'choice': (
+        'choices("o", "q")',
+        lambda a, b, i: {'q': a, 'o': [a, b, 'c', 'd'], 'label': i % 4},
+    ),
+    'responses': ('prompt', lambda a, b, i: {'prompt': a, 'response': b}),
+    'preference': ('preference', lambda a, b, i: {'prompt': a, 'chosen': b, 'rejected': a}),
+}
+
+
+def examples_of(learns: str, folder: pathlib.Path, text_file: pathlib.Path) -> list[str]:
+    """Overrides with 400 examples for what a task learns."""
+    (format, example), words = EXAMPLES[learns], text_file.read_text().split()
+    rows = [example(words[i], words[i + 1], i) for i in range(400)]
+    data = folder / 'examples.jsonl'
+    data.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    changes = {'source': 'jsonl(test=0.1)', 'path': data, 'format': format}
+    return [f'--config.data.{key}={value}' for key, value in changes.items()]
+
+
+@pytest.fixture(scope='session')
+def companion(small_args, tmp_path_factory) -> Callable[[], pathlib.Path]:
+    """Trains the shrunk quickstart when it is first asked for; returns its directory."""
+
+    @functools.cache
+    def train() -> pathlib.Path:
+        run = tmp_path_factory.mktemp('companion') / 'run'
+        card = ROOT / 'experiments' / 'quickstart.py'
+        argv = [f'--config={card}', *small_args, '--config.num_steps=1', f'--workdir={run}']
+        assert main(['train', *argv]) == 0
+        return run
+
+    return train
+
+
 @pytest.mark.parametrize('card', CARDS, ids=ids)
-def test_shrunk_it_trains_two_steps(card, small_args, text_file, tmp_path, capsys):
+def test_shrunk_it_trains_two_steps(card, small_args, text_file, companion, tmp_path, capsys):
     config = config_lib.load(str(card))
     images = resolve(config).model.inputs.startswith('patches')
-    labelled = not images and config.task.startswith('classification')
+    task = build_task(config.task)
     changes = ['--config.num_steps=2', '--config.baselines=()', '--config.init_from.path=']
-    if labelled:
-        data = tmp_path / 'labelled.jsonl'
-        words = text_file.read_text().split()
-        rows = [{'text': ' '.join(words[i : i + 9]), 'label': i % 2} for i in range(400)]
-        data.write_text(''.join(json.dumps(r) + '\n' for r in rows))
-        changes += [
-            '--config.data.source=jsonl',
-            '--config.data.format=text(label="label")',
-            f'--config.data.path={data}',
-        ]
-    if config.task == 'instruction':
-        data, words = tmp_path / 'prompts.jsonl', text_file.read_text().split()
-        rows = [{'prompt': words[i], 'response': words[i + 1]} for i in range(400)]
-        data.write_text(''.join(json.dumps(r) + '\n' for r in rows))
-        changes += ['--config.data.source=jsonl', f'--config.data.path={data}']
+    if task.learns and not images:
+        changes += examples_of(task.learns, tmp_path, text_file)
+    if task.companions:
+        changes += [f'--config.companions={tuple(f"{n}: {companion()}" for n in task.companions)}']
     if images:
         inputs = 'patches(size=2, channels=1, class_token=True)'
         changes += ['--config.data.source=digits', '--config.data.seq_len=17']
