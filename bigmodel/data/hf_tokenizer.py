@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel.data import atomic
-from bigmodel.data.documents import Documents
+from bigmodel.data.documents import Texts
 from bigmodel.data.plain_tokenizers import FILE, Ids, ints, utf8
 from bigmodel.errors import UserError
 
@@ -129,7 +129,7 @@ def read_hf(path: str, bos: str = 'auto', eos: str = 'auto') -> HfTokenizer:
         ) from None
 
 
-def train_bpe(documents: Documents, vocab_size: int, path: str) -> HfTokenizer:
+def train_bpe(documents: Texts, vocab_size: int, path: str) -> HfTokenizer:
     """Trains a byte-level BPE of `vocab_size` entries on documents and writes it to `path`."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from bigmodel import specs
-from bigmodel.data.documents import Documents
+from bigmodel.data.documents import Texts
 from bigmodel.data.hf_tokenizer import OPTIONS_FILE, HfTokenizer, read_hf, train_bpe
 from bigmodel.data.plain_tokenizers import FILE, ByteTokenizer, CharTokenizer, Ids, NoTokenizer
 from bigmodel.errors import UserError
@@ -40,7 +40,7 @@ class Tokenizer(Protocol):
         """Writes tokenizer.json into `folder`, which `load_tokenizer` reads."""
 
 
-def train_chars(training: Callable[[], Documents]) -> CharTokenizer:
+def train_chars(training: Callable[[], Texts]) -> CharTokenizer:
     """The sorted characters of the training split; `training` opens it."""
     found: set[str] = set()
     for text in training().texts():
@@ -52,7 +52,7 @@ PLAIN = {'bytes': ByteTokenizer, 'none': NoTokenizer}  # that all is known of by
 TOKENIZERS = {'bytes': ByteTokenizer, 'chars': train_chars, 'hf': read_hf}
 
 
-def build_tokenizer(spec: str, training: Callable[[], Documents] | None = None) -> Tokenizer:
+def build_tokenizer(spec: str, training: Callable[[], Texts] | None = None) -> Tokenizer:
     """The tokenizer that `spec` names; `training` opens the training split for those it trains."""
     return specs.make(TOKENIZERS, spec, 'data.tokenizer', training=training)
 

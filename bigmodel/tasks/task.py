@@ -77,6 +77,7 @@ class Task:
     group = 1
     companions: tuple[str, ...] = ()
     labelled = False
+    skips_unlabelled = False  # whether rows with the label -1 are left out
     causal = False  # whether next tokens are predicted, so the model must not see later ones
     two_sided = False  # whether tokens follow from both sides, so the model must see later ones
     whole_text = False  # whether every token is, so that losses are of the text, by position too

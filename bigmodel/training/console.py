@@ -28,8 +28,8 @@ def print_plan(setup: Setup, where: str, start: int) -> None:
         (
             'training',
             f'{c.num_steps:,} steps of {setup.tokens_per_step:,} tokens = {tokens / 1e6:.1f}M '
-            f'({setup.data.batches.batch_size * c.num_steps / setup.data.batches.num_rows:.2f} '
-            f'epochs), {c.optimizer.name}, learning rate {c.optimizer.learning_rate:g}',
+            f'({setup.data.epochs(c.data.batch_size * c.num_steps)}), '
+            f'{c.optimizer.name}, learning rate {c.optimizer.learning_rate:g}',
         ),
         (
             'devices',
@@ -38,7 +38,8 @@ def print_plan(setup: Setup, where: str, start: int) -> None:
         ),
     )
     for key, text in rows:
-        print(f'{key:>9}  {text}', flush=True)
+        indented = text.replace('\n', '\n' + ' ' * 11)
+        print(f'{key:>9}  {indented}', flush=True)
 
 
 class Progress:
