@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     params, step = restored_params(args.workdir, args.step, setup.abstract.params)
     with setup.sharding.active():
         data = setup.open_split(args.split)
-        eval_step = jax.jit(make_eval_step(setup.model, setup.task, setup.companion_models))
+        eval_step = jax.jit(make_eval_step(setup.model, setup.objective, setup.companion_models))
         step_of = partial(eval_step, companions=setup.restore_companions())
         values = evaluate(setup, step_of, params, data, args.batches)
     if 'bits_per_byte' in values:

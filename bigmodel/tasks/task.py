@@ -35,6 +35,8 @@ class BoundModel:
         return self.companions[name]
 
 
+# (model, batch, dropout_key) -> metrics: a task, or what reads one in another way.
+Objective = Callable[[ModelFn, Batch, jax.Array | None], Metrics]
 # The fields of a batch that models read, and what they hold.
 KINDS = {'tokens': 'tokens', 'image': 'images'}
 

@@ -86,9 +86,13 @@ class Progress:
 
 def evaluation_line(step: int, name: str, values: Mapping[str, float], gzip: float) -> str:
     """One evaluation in words, with the compression of the same text by gzip beside it."""
-    shown = ', '.join(f'{k} {v:.4f}' for k, v in values.items())
+    lines: dict[str, list[str]] = {}
+    for key, value in values.items():
+        metric, _, source = key.partition('/')
+        lines.setdefault(source, []).append(f'{metric} {value:.4f}')
     beside = f' (gzip: {gzip:.3f})' if 'bits_per_byte' in values else ''
-    return f'step {step}  {name}: {shown}{beside}'
+    whole = f'step {step}  {name}: {", ".join(lines.pop("", []))}{beside}'
+    return '\n'.join([whole, *(f'  {of}: {", ".join(parts)}' for of, parts in lines.items())])
 
 
 def _compute_dtype(setup: Setup) -> str:

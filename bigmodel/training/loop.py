@@ -55,7 +55,7 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         saved = checkpoints.restore(start, setup.abstract.saved) if start else {}
         make_state = partial(setup.resumed, saved) if start else setup.initial_state
         state, train_step, _ = compile_beside(setup, make_state)
-        eval_step = jax.jit(make_eval_step(setup.model, setup.task, setup.companion_models))
+        eval_step = jax.jit(make_eval_step(setup.model, setup.objective, setup.companion_models))
 
         if config.model.check_kernel:
             report = check_kernels(setup, state.params, state.companions)
@@ -111,7 +111,7 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
     """
     config = setup.config
     step = make_train_step(
-        setup.model, setup.task, setup.optimizer, config.accumulate, setup.companion_models
+        setup.model, setup.objective, setup.optimizer, config.accumulate, setup.companion_models
     )
     places = jax.tree.map(lambda a: a.sharding, setup.abstract)
     batch = put_batch(setup.data.batches(0), setup.sharding)
