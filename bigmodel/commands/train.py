@@ -39,11 +39,10 @@ def run(args: argparse.Namespace) -> int:
 def baselines(config: ConfigDict) -> dict[str, ConfigDict]:
     """The configs of `config.baselines`, each an override or several: 'name: key=value ...'."""
     arms = {}
-    usage = 'name: key=value key=value'
     for text in map(str, config.baselines):
-        name, words, changes = config_lib.read_entry('baselines', text, usage)
+        name, words, changes = config_lib.read_entry('baselines', text, 'name: key=value ...')
         if words:
-            raise UserError(f'baselines: cannot read {text!r}; write {usage!r}')
+            raise UserError(f"baselines: cannot read {text!r}; write 'name: key=value ...'")
         arm = config.copy_and_resolve_references()
         for key, value in changes.items():
             config_lib.override(arm, key, value)

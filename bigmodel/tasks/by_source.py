@@ -1,6 +1,7 @@
 """The metrics of a batch as a whole, and of the rows of each source of a mixture."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ class BySource:
         return found
 
 
-def by_source(task: Task, names: tuple[str, ...]) -> Task | BySource:
-    """`task`, with metrics of each source where there are several."""
+def by_source(task: Task, names: Iterable[str]) -> Task | BySource:
+    """`task`, with metrics of each source of a mixture; no names: there is none."""
+    names = tuple(names)
     return BySource(task, names) if names else task

@@ -23,8 +23,7 @@ from bigmodel.models.stack import layer_specs
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.specs import make
 from bigmodel.tasks.build import build_task
-from bigmodel.tasks.by_source import by_source
-from bigmodel.tasks.task import Objective, Rows, Task
+from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.averages import with_average
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
@@ -82,11 +81,6 @@ class Setup(Outline):
     def flops_per_token(self) -> int:
         """Training FLOPs a token of the rows, with the companions' forward passes."""
         return super().flops_per_token + sum(c.flops_per_token for c in self.companions.values())
-
-    @property
-    def objective(self) -> Objective:
-        """The task, with metrics of each source of a mixture."""
-        return by_source(self.task, tuple(self.data.parts))
 
     @property
     def companion_models(self) -> dict[str, Model]:
