@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -52,6 +53,22 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     for group in groups:
         config = config[group]
     config[last] = _read(text, known[key], key)
+
+
+def read_entry(key: str, text: str, usage: str) -> tuple[str, list[str], dict[str, str]]:
+    """Reads an entry of the tuple `key`, 'name: word key=value ...': name, words and changes.
+
+    Words are quoted as in a shell. Raises UserError, which shows `usage`, for anything else.
+    """
+    name, colon, rest = text.partition(':')
+    try:
+        words = shlex.split(rest)
+    except ValueError:  # a quote that does not end
+        words, colon = [], ''
+    if not colon or not name.isidentifier():
+        raise UserError(f'{key}: cannot read {text!r}; write {usage!r}')
+    changes = [word.partition('=') for word in words if '=' in word]
+    return name, [w for w in words if '=' not in w], {k: value for k, _, value in changes}
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:

@@ -32,6 +32,11 @@ class Mean:
 Metrics = dict[str, Mean]
 
 
+def values(metrics: Metrics) -> dict[str, float]:
+    """The means as numbers; a source (of 'metric/source') of which nothing counted has none."""
+    return {k: m.value() for k, m in metrics.items() if '/' not in k or float(m.weight)}
+
+
 def add(a: Metrics, b: Metrics) -> Metrics:
     """Adds two metric dicts with the same keys."""
     return {k: a[k] + b[k] for k in a}

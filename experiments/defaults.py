@@ -31,6 +31,9 @@ def get_config(arg: str = '') -> ConfigDict:
     c.data = ConfigDict()
     # pystdlib, pystdlib_summaries, pystdlib_tokens, tfds("name"), text, jsonl; probes: see
     c.data.source = 'pystdlib'  # data/probes.py; images: digits, tfds_images("name")
+    # Several sources, 'name: weight key=value ...' with what differs from source, path, format and
+    # packing here: ('code: 3', 'prose: 1 source=text path=*.txt'); weights are shares of the rows.
+    c.data.mixture = ()  # (): the one data.source
     c.data.path = ''  # glob of files, for text and jsonl
     # What becomes of an example's fields (data/formats.py): text(text=, label=), pair, score, tags,
     c.data.format = 'text'  # span, choices, prompt(prompt=, response=), chat(template=), preference

@@ -19,6 +19,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from bigmodel import devices
+    from bigmodel.tasks.by_source import by_source
     from bigmodel.training.evaluate import evaluate
     from bigmodel.training.restore import restored_params
     from bigmodel.training.setup import build, resolve
@@ -33,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     params, step = restored_params(args.workdir, args.step, setup.abstract.params)
     with setup.sharding.active():
         data = setup.open_split(args.split)
-        eval_step = jax.jit(make_eval_step(setup.model, setup.task, setup.companion_models))
+        task = by_source(setup.task, setup.data.parts)
+        eval_step = jax.jit(make_eval_step(setup.model, task, setup.companion_models))
         step_of = partial(eval_step, companions=setup.restore_companions())
         values = evaluate(setup, step_of, params, data, args.batches)
     if 'bits_per_byte' in values:

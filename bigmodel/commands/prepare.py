@@ -16,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepares the splits that the config reads and says what was written."""
-    from bigmodel.data.sources import build_documents
-    from bigmodel.data.store import open_store
+    from bigmodel.data.opened import open_stores, training_texts
     from bigmodel.data.tokenizers import train_bpe
 
     config = load_config(args)
@@ -25,14 +24,14 @@ def run(args: argparse.Namespace) -> int:
         path = pathlib.Path(args.train_bpe)
         if path.suffix != '.json':
             raise UserError(f'--train_bpe={path} must end in .json')
-        train_bpe(build_documents(config.data, 'train'), args.vocab_size, str(path))
+        train_bpe(training_texts(config.data), args.vocab_size, str(path))
         print(f'wrote {path}; use it with --config.data.tokenizer=\'hf("{path}")\'')
         return 0
     named = [s for s in args.splits.split(',') if s]
     for split in named or ['train', *sorted({e.split for e in config.evals.values()})]:
-        store = open_store(config.data, split)
-        state = 'prepared' if store.newly_prepared else 'already there'
-        print(f'{split}: {state}')
-        for key, value in store.summary().items():
-            print(f'  {key}: {value}')
+        for name, store in open_stores(config.data, split).items():
+            state = 'prepared' if store.newly_prepared else 'already there'
+            print(f'{split}{f", {name}" if name else ""}: {state}')
+            for key, value in store.summary().items():
+                print(f'  {key}: {value}')
     return 0

@@ -40,12 +40,11 @@ def baselines(config: ConfigDict) -> dict[str, ConfigDict]:
     """The configs of `config.baselines`, each an override or several: 'name: key=value ...'."""
     arms = {}
     for text in map(str, config.baselines):
-        name, colon, changes = text.partition(':')
-        pairs = [part.partition('=') for part in shlex.split(changes)]
-        if not colon or not name.isidentifier() or not all(equals for _, equals, _ in pairs):
-            raise UserError(f"baselines: cannot read {text!r}; write 'name: key=value key=value'")
+        name, words, changes = config_lib.read_entry('baselines', text, 'name: key=value ...')
+        if words:
+            raise UserError(f"baselines: cannot read {text!r}; write 'name: key=value ...'")
         arm = config.copy_and_resolve_references()
-        for key, _, value in pairs:
+        for key, value in changes.items():
             config_lib.override(arm, key, value)
         arm.name, arm.baselines = f'{config.name}-{name}', ()
         arms[name] = arm

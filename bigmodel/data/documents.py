@@ -2,10 +2,21 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from bigmodel.data.format import Document, Format, Row
 from bigmodel.data.source import Source
+
+
+@runtime_checkable
+class Texts(Protocol):
+    """What a tokenizer is trained on."""
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+
+    def texts(self) -> Iterator[str]:
+        """All text, a document at a time."""
 
 
 class Documents:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from bigmodel.data import atomic, words
-from bigmodel.data.documents import Documents
+from bigmodel.data.documents import Texts
 from bigmodel.data.plain_tokenizers import FILE, Ids, ints, utf8
 from bigmodel.errors import UserError
 
@@ -138,7 +138,7 @@ def read_hf(path: str, bos: str = 'auto', eos: str = 'auto') -> HfTokenizer:
         ) from None
 
 
-def train_bpe(documents: Documents, vocab_size: int, path: str) -> HfTokenizer:
+def train_bpe(documents: Texts, vocab_size: int, path: str) -> HfTokenizer:
     """Trains a byte-level BPE of `vocab_size` entries on documents and writes it to `path`."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers

@@ -5,17 +5,17 @@ import dataclasses
 import functools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from bigmodel.data.draws import Draws
+from bigmodel.data.mixed import ORIGIN, MixedStore, Open, Store
+from bigmodel.data.mixture import MakeOrder
+from bigmodel.data.opened import check_turns, open_rows
 from bigmodel.data.order import ShuffledOrder, mix
-from bigmodel.data.packing import Examples, build_examples
-from bigmodel.data.rows import MadeRows
-from bigmodel.data.sources import build_row_source
-from bigmodel.data.store import TokenStore, open_store
+from bigmodel.data.packing import Examples
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 
@@ -27,7 +27,8 @@ Prepare = Callable[[Batch, Draws], Batch]
 class Batches:
     """`batches(step)` is this host's slice of the global batch, whatever was asked before.
 
-    With `shuffle` (training) the sequence of rows never ends and is permuted anew every epoch.
+    With `shuffle` (training) the sequence of rows never ends and is permuted anew every epoch; in
+    what order is `make_order(rows, seed)`'s to say.
     Without (evaluation) it is every row once, in order, in `num_batches` batches; these carry
     `valid` float32 (n,), 0 for the rows that fill up the last one (whose other fields are 0).
     `prepare` is given the rows and random numbers that depend on (seed, place in the sequence): new
@@ -44,6 +45,7 @@ class Batches:
         host_index: int = 0,
         host_count: int = 1,
         prepare: Prepare = lambda rows, draws: rows,
+        make_order: MakeOrder = ShuffledOrder,
     ) -> None:
         _check(len(examples), batch_size, shuffle, host_count)
         self.examples, self.batch_size, self.shuffle = examples, batch_size, shuffle
@@ -51,7 +53,7 @@ class Batches:
         self.num_batches = -(-self.num_rows // batch_size)  # of one epoch
         self._host_rows = batch_size // host_count
         self._host_start = host_index * self._host_rows
-        self._order = ShuffledOrder(self.num_rows, seed)
+        self._order = make_order(self.num_rows, seed)
         self._prepare, self._key = prepare, mix(np.array([seed * shuffle, shuffle], np.uint64))
 
     def __call__(self, step: int) -> Batch:
@@ -71,7 +73,9 @@ class Batches:
     def _take(self, rows: np.ndarray, start: int) -> Batch:
         places = np.arange(start, start + len(rows), dtype=np.uint64)
         keys = mix(self._key[0] ^ mix(self._key[1] ^ places))
-        return self._prepare(self.examples.take(rows), Draws(keys))
+        found = self.examples.take(rows)
+        origin = {ORIGIN: found.pop(ORIGIN)} if ORIGIN in found else {}
+        return self._prepare(found, Draws(keys)) | origin
 
     def indices(self, step: int) -> np.ndarray:
         """Training only: the row numbers behind `batches(step)`."""
@@ -83,8 +87,9 @@ class Data:
     """What a run needs of one split."""
 
     batches: Batches
-    store: TokenStore | MadeRows  # what made the rows, and what is known of it
+    store: Store | MixedStore  # what made the rows, and what is known of it
     about: str  # in words
+    parts: Mapping[str, Open] = dataclasses.field(default_factory=dict)  # of a mixture
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -101,6 +106,13 @@ class Data:
         """Of source, tokenizer and the code that wrote the store (or makes the rows)."""
         return self.store.fingerprint
 
+    def epochs(self, num_rows: int) -> str:
+        """How often `num_rows` rows of training are each row, in words."""
+        if not self.parts:
+            return f'{num_rows / self.batches.num_rows:.2f} epochs'
+        times = {n: num_rows * p.share / p.num_rows for n, p in self.parts.items()}
+        return 'epochs: ' + ', '.join(f'{name} {n:.2f}' for name, n in times.items())
+
 
 def open_data(
     data_config: ConfigDict,
@@ -111,6 +123,7 @@ def open_data(
     seed: int = 0,
     shuffle: bool = True,
     labelled: bool = False,
+    some_unlabelled: bool = False,
     tokenizer: Tokenizer | None = None,
     host_index: int = 0,
     host_count: int = 1,
@@ -119,30 +132,28 @@ def open_data(
     """Opens a split (preparing it when needed) as batches of rows of `length` tokens.
 
     A causal model asks for `seq_len + 1` tokens with `overlap=1`, so that each token is predicted
-    once. `labelled` demands a `label` for each row: UserError when there is none. `prepare` makes
-    batches of rows. Neither tokenizer nor packing act on a source that makes its rows itself:
-    probes have symbols of their own, images have none.
+    once. `labelled` demands a `label` for each row: UserError when there is none (of a mixture,
+    `some_unlabelled` allows sources without). `prepare` makes batches of rows. Neither tokenizer
+    nor packing act on a source that makes its rows itself: probes have symbols of their own, images
+    have none.
     """
-    source = build_row_source(data_config, split)
-    if source is None:
-        store = open_store(data_config, split, tokenizer)
-        examples = build_examples(data_config.packing, store, length, overlap)
-        about = (
-            f'{data_config.source}, {data_config.tokenizer} tokens: {store.num_tokens / 1e6:.2f}M '
-            f'in {store.num_documents:,} documents; rows of {length - overlap}, '
-            f'{data_config.packing}'
-        )
-        if examples.num_truncated:
-            about += f', {examples.num_truncated:,} documents cut'
-    else:
-        store = examples = source.open(length)
-        about = f'{data_config.source}: {examples.summary()}'
+    opened = open_rows(data_config, split, length, overlap, tokenizer)
+    store, examples = opened.store, opened.examples
     if labelled and not examples.labelled:
         raise _unlabelled(data_config, store)
+    without = [name for name, part in opened.parts.items() if not part.examples.labelled]
+    if labelled and without and not some_unlabelled:
+        raise UserError(
+            f'this task needs labels for all rows, and {without[0]} of data.mixture has none'
+        )
+    if shuffle and opened.parts:
+        check_turns(data_config, opened)
     batch_size = data_config.batch_size
     make = functools.partial(prepare, tokenizer=store.tokenizer)
-    batches = Batches(examples, batch_size, seed, shuffle, host_index, host_count, make)
-    return Data(batches, store, about)
+    batches = Batches(
+        examples, batch_size, seed, shuffle, host_index, host_count, make, opened.make_order
+    )
+    return Data(batches, store, opened.about, opened.parts)
 
 
 def prefetch(
@@ -201,7 +212,7 @@ def _check(num_rows: int, batch_size: int, shuffle: bool, host_count: int) -> No
         )
 
 
-def _unlabelled(data_config: ConfigDict, store: TokenStore | MadeRows) -> UserError:
+def _unlabelled(data_config: ConfigDict, store: Store | MixedStore) -> UserError:
     if not store.labelled:
         return UserError(
             f'this task needs labels, and data.source={data_config.source!r} has none'

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from bigmodel import specs
-from bigmodel.data.documents import Documents
+from bigmodel.data.documents import Texts
 from bigmodel.data.hf_tokenizer import OPTIONS_FILE, HfTokenizer, read_hf, train_bpe
 from bigmodel.data.plain_tokenizers import FILE, ByteTokenizer, CharTokenizer, Ids, NoTokenizer
 from bigmodel.data.sentencepiece_tokenizer import (
@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
         """Writes tokenizer.json into `folder`, which `load_tokenizer` reads."""
 
 
-def train_chars(training: Callable[[], Documents]) -> CharTokenizer:
+def train_chars(training: Callable[[], Texts]) -> CharTokenizer:
     """The sorted characters of the training split; `training` opens it."""
     found: set[str] = set()
     for text in training().texts():
@@ -67,7 +67,7 @@ TOKENIZERS = {
 }
 
 
-def build_tokenizer(spec: str, training: Callable[[], Documents] | None = None) -> Tokenizer:
+def build_tokenizer(spec: str, training: Callable[[], Texts] | None = None) -> Tokenizer:
     """The tokenizer that `spec` names; `training` opens the training split for those it trains."""
     return specs.make(TOKENIZERS, spec, 'data.tokenizer', training=training)
 

@@ -26,6 +26,7 @@ class Classification(Task):
     shift: Annotated[int, NOT_NEGATIVE] = 0
     flip: bool = False
     labelled, learns, predicts = True, 'class', 'class'
+    skips_unlabelled = True
 
     @property
     def reads(self) -> tuple[str, ...]:

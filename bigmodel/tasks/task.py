@@ -35,6 +35,8 @@ class BoundModel:
         return self.companions[name]
 
 
+# (model, batch, dropout_key) -> metrics: a task, or what reads one in another way.
+Objective = Callable[[ModelFn, Batch, jax.Array | None], Metrics]
 # The fields of a batch that models read, and what they hold.
 KINDS = {'tokens': 'tokens', 'image': 'images'}
 
@@ -86,6 +88,7 @@ class Task:
     group = 1
     companions: tuple[str, ...] = ()
     labelled = False
+    skips_unlabelled = False  # whether rows with the label -1 are left out
     causal = False  # whether next tokens are predicted, so the model must not see later ones
     two_sided = False  # whether tokens follow from both sides, so the model must see later ones
     prefixed = False  # whether batches mark a prefix, which the mask `prefix` shows to all

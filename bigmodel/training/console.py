@@ -29,8 +29,8 @@ def print_plan(setup: Setup, where: str, start: int) -> None:
         (
             'training',
             f'{c.num_steps:,} steps of {setup.tokens_per_step:,} tokens = {tokens / 1e6:.1f}M '
-            f'({setup.data.batches.batch_size * c.num_steps / setup.data.batches.num_rows:.2f} '
-            f'epochs), {c.optimizer.name}, learning rate {c.optimizer.learning_rate:g}',
+            f'({setup.data.epochs(c.data.batch_size * c.num_steps)}), '
+            f'{c.optimizer.name}, learning rate {c.optimizer.learning_rate:g}',
         ),
         (
             'devices',
@@ -39,7 +39,8 @@ def print_plan(setup: Setup, where: str, start: int) -> None:
         ),
     )
     for key, text in rows:
-        print(f'{key:>9}  {text}', flush=True)
+        indented = text.replace('\n', '\n' + ' ' * 11)
+        print(f'{key:>9}  {indented}', flush=True)
 
 
 class Progress:
@@ -86,9 +87,13 @@ class Progress:
 
 def evaluation_line(step: int, name: str, values: Mapping[str, float], gzip: float) -> str:
     """One evaluation in words, with the compression of the same text by gzip beside it."""
-    shown = ', '.join(f'{k} {v:.4f}' for k, v in values.items())
+    lines: dict[str, list[str]] = {}
+    for key, value in values.items():
+        metric, _, source = key.partition('/')
+        lines.setdefault(source, []).append(f'{metric} {value:.4f}')
     beside = f' (gzip: {gzip:.3f})' if 'bits_per_byte' in values else ''
-    return f'step {step}  {name}: {shown}{beside}'
+    whole = f'step {step}  {name}: {", ".join(lines.pop("", []))}{beside}'
+    return '\n'.join([whole, *(f'  {of}: {", ".join(parts)}' for of, parts in lines.items())])
 
 
 def _compute_dtype(setup: Setup) -> str:

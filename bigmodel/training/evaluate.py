@@ -1,13 +1,13 @@
 """Evaluation: additive metrics over a whole split, divided once."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from bigmodel.data.pipeline import Batch, Data
-from bigmodel.metrics import Metrics, add
+from bigmodel.metrics import Metrics, add, values
 from bigmodel.sharding import Sharding
 from bigmodel.training.setup import Setup
 
@@ -32,10 +32,10 @@ def evaluate(
         # ahead of each other, which only a dependence between programs forbids.
         metrics = jax.device_get(metrics)
         total = metrics if total is None else add(total, metrics)
-    values = {key: mean.value() for key, mean in (total or {}).items()}
+    found = values(total or {})
     if setup.task.whole_text and data.store.num_bytes:
-        values['bits_per_byte'] = values['nll'] / math.log(2) * _predicted_per_byte(data)
-    return values
+        found |= _bits_per_byte(found, data)
+    return found
 
 
 def put_batch(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
@@ -48,7 +48,16 @@ def put_batch(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
     }
 
 
-def _predicted_per_byte(data: Data) -> float:
+def _bits_per_byte(found: Mapping[str, float], data: Data) -> dict[str, float]:
+    """Of the whole, and of each source that was read."""
+    stores = {'': data.store} | {f'/{name}': part.store for name, part in data.parts.items()}
+    return {
+        f'bits_per_byte{of}': found[f'nll{of}'] / math.log(2) * _predicted_per_byte(store)
+        for of, store in stores.items()
+        if f'nll{of}' in found
+    }
+
+
+def _predicted_per_byte(store: Any) -> float:
     """Predicted tokens a byte of text: all but the first token of each document."""
-    store = data.store
     return (store.num_tokens - store.num_documents) / max(store.num_bytes, 1)

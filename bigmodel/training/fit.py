@@ -8,6 +8,7 @@ from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.data.draws import Draws
 from bigmodel.data.formats import FORMATS, build_format
+from bigmodel.data.mixture import configs_of
 from bigmodel.data.pipeline import Data
 from bigmodel.data.sources import ROW_SOURCES
 from bigmodel.errors import UserError
@@ -27,6 +28,16 @@ MOST_ROWS = 64  # that are read to see whether there is something to learn
 
 def check_format(config: ConfigDict, task: Task) -> None:
     """Raises UserError when data.format does not teach what the task learns; reads no data."""
+    for name, data_config in configs_of(config.data).items():
+        one = config.copy_and_resolve_references()
+        one.data = data_config
+        try:
+            _check_format(one, task)
+        except UserError as e:
+            raise UserError(f'data.mixture: {name}: {e}' if name else str(e)) from e
+
+
+def _check_format(config: ConfigDict, task: Task) -> None:
     if parse(config.data.source, 'data.source').name in ROW_SOURCES:
         if task.learns not in ('', 'class'):
             raise _needs_format(config, task, f'data.source={config.data.source!r} has none')

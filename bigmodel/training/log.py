@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from bigmodel.errors import UserError
-from bigmodel.metrics import Metrics
+from bigmodel.metrics import Metrics, values
 from bigmodel.training.console import Progress, evaluation_line
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
@@ -49,17 +49,17 @@ class Log:
             )
         self._progress.update(step, loss)
         if step % config.log_every == 0 or step == config.num_steps:
-            values = {name: mean.value() for name, mean in jax.device_get(metrics).items()}
+            found = values(jax.device_get(metrics))
             before, then = self._recent
             now = time.monotonic()
             rate = (step - before) * self._setup.tokens_per_step / max(now - then, 1e-9)
             self._recent = (step, now)
-            self._write({'step': step, 'split': 'train', **values, 'tokens_per_second': rate})
+            self._write({'step': step, 'split': 'train', **found, 'tokens_per_second': rate})
 
-    def evaluation(self, step: int, name: str, values: dict[str, float], gzip: float) -> None:
+    def evaluation(self, step: int, name: str, found: dict[str, float], gzip: float) -> None:
         """Writes the result of an evaluation."""
-        self._write({'step': step, 'split': name, **values})
-        self._progress.note(evaluation_line(step, name, values, gzip))
+        self._write({'step': step, 'split': name, **found})
+        self._progress.note(evaluation_line(step, name, found, gzip))
         self._recent = (step, time.monotonic())
 
     @property

@@ -12,6 +12,7 @@ import jax
 
 from bigmodel import devices
 from bigmodel.data.pipeline import prefetch
+from bigmodel.tasks.by_source import by_source
 from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.console import print_plan
 from bigmodel.training.evaluate import evaluate, put_batch
@@ -55,7 +56,8 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         saved = checkpoints.restore(start, setup.abstract.saved) if start else {}
         make_state = partial(setup.resumed, saved) if start else setup.initial_state
         state, train_step, _ = compile_beside(setup, make_state)
-        eval_step = jax.jit(make_eval_step(setup.model, setup.task, setup.companion_models))
+        task = by_source(setup.task, setup.data.parts)
+        eval_step = jax.jit(make_eval_step(setup.model, task, setup.companion_models))
 
         if config.model.check_kernel:
             report = check_kernels(setup, state.params, state.companions)
@@ -110,9 +112,8 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
     The step reuses the memory of the old state.
     """
     config = setup.config
-    step = make_train_step(
-        setup.model, setup.task, setup.optimizer, config.accumulate, setup.companion_models
-    )
+    task, models = by_source(setup.task, setup.data.parts), setup.companion_models
+    step = make_train_step(setup.model, task, setup.optimizer, config.accumulate, models)
     places = jax.tree.map(lambda a: a.sharding, setup.abstract)
     batch = put_batch(setup.data.batches(0), setup.sharding)
     began = time.perf_counter()

@@ -129,8 +129,17 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'data_fingerprint': setup.data.fingerprint,
         'base': setup.base.record(),
         'documents_cut': setup.data.batches.examples.num_truncated,
+        'mixture': _mixture(setup),
         'companions': _companions(setup),
         'gzip_bits_per_byte': setup.data.store.gzip_bits_per_byte,
+    }
+
+
+def _mixture(setup: Setup) -> dict[str, dict[str, Any]]:
+    """What each source of a mixture is; empty when there is one alone."""
+    return {
+        name: {'fingerprint': p.store.fingerprint, 'weight': p.share, 'rows': p.num_rows}
+        for name, p in setup.data.parts.items()
     }
 
 

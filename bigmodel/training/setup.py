@@ -233,6 +233,7 @@ def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: b
         seed=config.seed,
         shuffle=shuffle,
         labelled=task.labelled,
+        some_unlabelled=task.skips_unlabelled,
         tokenizer=tokenizer,
         prepare=augment_and_prepare if shuffle else task.prepare,
         host_index=jax.process_index(),

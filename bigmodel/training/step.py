@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from bigmodel.metrics import Mean, Metrics, add
 from bigmodel.models.model import Model, apply, apply_with_losses
 from bigmodel.sharding import constrain
-from bigmodel.tasks.task import Batch, BoundModel, ModelFn, Task
+from bigmodel.tasks.task import Batch, BoundModel, ModelFn, Objective
 from bigmodel.training.optimizers import HParams, Optimizer
 from bigmodel.training.state import State
 
@@ -22,7 +22,7 @@ TrainStep = Callable[[State, Batch, HParams], tuple[State, Metrics]]
 
 
 def make_train_step(
-    model: Model, task: Task, optimizer: Optimizer, accumulate: int, companions: Models = EMPTY
+    model: Model, task: Objective, optimizer: Optimizer, accumulate: int, companions: Models = EMPTY
 ) -> TrainStep:
     """Builds the step; `accumulate` microbatches are summed before the one update."""
     loss_of = make_loss_fn(model, task, companions)
@@ -49,13 +49,15 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: Model, task: Task, companions: Models = EMPTY) -> Callable[..., Metrics]:
+def make_eval_step(
+    model: Model, task: Objective, companions: Models = EMPTY
+) -> Callable[..., Metrics]:
     """Builds (params, batch, companions={}) -> metrics, without dropout."""
     loss_fn = make_loss_fn(model, task, companions)
     return lambda params, batch, companions=EMPTY: loss_fn(params, batch, None, companions)[1]
 
 
-def make_loss_fn(model: Model, task: Task, models: Models = EMPTY) -> LossFn:
+def make_loss_fn(model: Model, task: Objective, models: Models = EMPTY) -> LossFn:
     """The task's loss as a sum (not yet divided by its weight), with all metrics.
 
     What layers add to the loss counts as often as what the task does, so it is a mean too; so is

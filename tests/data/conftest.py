@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 DEFAULTS = {
     'source': 'text',
+    'mixture': (),
     'path': '',
     'format': 'text',
     'tokenizer': 'bytes',
