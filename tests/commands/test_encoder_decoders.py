@@ -91,3 +91,20 @@ def test_a_mistake_is_one_line(changes, words, text, capsys, tmp_path):
     line = refused(argv, capsys)
     assert all(word in line for word in words), line
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_on_pairs_writes_a_sample_and_says_how_many_were_cut(text, tmp_path, capsys):
+    data, run = tmp_path / 'pairs.jsonl', tmp_path / 'run'
+    rows = [{'prompt': f'sum up {i}' * (1 + i % 2), 'response': f'{i}'} for i in range(200)]
+    data.write_text('\n'.join(map(json.dumps, rows)))
+    changes = {'source': 'jsonl', 'path': data, 'format': 'prompt', 'packing': 'sides'}
+    argv = ['train', *base(text), *SMALL, '--config.task=seq2seq(target_length=6)']
+    argv += [f'--config.data.{key}={value}' for key, value in changes.items()]
+    assert 'in the prompt (the longest has' in refused(argv, capsys)
+    argv += ['--config.data.packing=sides(truncate=True)', '--config.sample=sum up 3']
+    assert main([*argv, f'--workdir={run}']) == 0
+    cut = json.loads((run / 'run.json').read_text())['documents_cut']
+    assert f', {cut} documents cut' in capsys.readouterr().out and cut > 50
+    assert 'sum up' not in (run / 'samples.txt').read_text()  # the answer alone
+    result = json.loads((run / 'result.json').read_text())['metrics']['validation']
+    assert set(result) == {'loss', 'nll', 'accuracy'}
