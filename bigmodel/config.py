@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -52,6 +53,17 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     for group in groups:
         config = config[group]
     config[last] = _read(text, known[key], key)
+
+
+def pairs(text: str, what: str) -> list[tuple[str, str]]:
+    """(key, value) of each 'key=value', values quoted as in a shell; `what` begins an error."""
+    try:
+        found = [part.partition('=') for part in shlex.split(text)]
+    except ValueError as e:
+        raise UserError(f'{what}: cannot read {text!r}: {e}') from e
+    if not all(key and equals for key, equals, _ in found):
+        raise UserError(f"{what}: cannot read {text!r}; write 'key=value key=value'")
+    return [(key, value) for key, _, value in found]
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:

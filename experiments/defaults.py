@@ -119,6 +119,13 @@ def get_config(arg: str = '') -> ConfigDict:
     return c
 
 
-def evaluation(split: str, every: int = 200, batches: int = 0) -> ConfigDict:
-    """An entry of `evals`: every so many steps and at the end, on some batches (0: all)."""
-    return ConfigDict({'split': split, 'every': every, 'batches': batches})
+def evaluation(
+    split: str, every: int = 200, batches: int = 0, scores: tuple = (), data: str = ''
+) -> ConfigDict:
+    """An entry of `evals`: every so many steps and at the end, on some batches (0: all).
+
+    `scores` are computed beside the task's means (bigmodel/scores/table.py); `data` says where its
+    data differs from the run's: 'source=jsonl path=other.jsonl'.
+    """
+    entry = {'split': split, 'every': every, 'batches': batches, 'scores': scores, 'data': data}
+    return ConfigDict(entry)

@@ -41,11 +41,10 @@ def baselines(config: ConfigDict) -> dict[str, ConfigDict]:
     arms = {}
     for text in map(str, config.baselines):
         name, colon, changes = text.partition(':')
-        pairs = [part.partition('=') for part in shlex.split(changes)]
-        if not colon or not name.isidentifier() or not all(equals for _, equals, _ in pairs):
+        if not colon or not name.isidentifier():
             raise UserError(f"baselines: cannot read {text!r}; write 'name: key=value key=value'")
         arm = config.copy_and_resolve_references()
-        for key, _, value in pairs:
+        for key, value in config_lib.pairs(changes, f'baselines: {name}'):
             config_lib.override(arm, key, value)
         arm.name, arm.baselines = f'{config.name}-{name}', ()
         arms[name] = arm
@@ -67,10 +66,11 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
     from bigmodel.data.formats import build_format
     from bigmodel.inference.generate import beginning
-    from bigmodel.training.loop import Interrupted, train
+    from bigmodel.training.loop import train
     from bigmodel.training.restore import refusal
     from bigmodel.training.rundir import RunDir, write_json
     from bigmodel.training.setup import build, resolve
+    from bigmodel.training.signals import Interrupted
 
     config = resolve(config)
     if config.sample and refusal(config):

@@ -1,41 +1,100 @@
-"""Evaluation: additive metrics over a whole split, divided once."""
+"""Evaluation: additive metrics over a whole split, divided once, and scores of its predictions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
+from bigmodel.config import ConfigDict
 from bigmodel.data.pipeline import Batch, Data
+from bigmodel.data.tokenizers import Tokenizer
+from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, add
+from bigmodel.scores.results import Results
+from bigmodel.scores.table import build_scores
 from bigmodel.sharding import Sharding
+from bigmodel.tasks.task import Task
 from bigmodel.training.setup import Setup
+from bigmodel.training.step import EMPTY, JudgeFn, make_judge
 
-EvalStep = Callable[[Any, Any], Metrics]
 
+class Evaluation:
+    """An entry of `evals`: its data, and the scores beside the task's means.
 
-def evaluate(
-    setup: Setup, eval_step: EvalStep, params: Any, data: Data, num_batches: int = 0
-) -> dict[str, float]:
-    """Mean metrics over `num_batches` batches of `data`, evenly spread (0: all of them).
-
-    Tasks that predict every next token also get `bits_per_byte` of text, which does not depend on
-    the tokenizer.
+    Raises UserError for data or scores that do not fit the run.
     """
-    total: Metrics | None = None
-    there = data.batches.num_batches
-    count = min(num_batches or there, there)
-    for i in range(count):
-        # Neighbouring rows are of the same document, hence the spread.
-        metrics = eval_step(params, put_batch(data.batches(i * there // count), setup.sharding))
-        # Waits for each batch: XLA:CPU's devices deadlock in their collectives when they run
-        # ahead of each other, which only a dependence between programs forbids.
-        metrics = jax.device_get(metrics)
-        total = metrics if total is None else add(total, metrics)
-    values = {key: mean.value() for key, mean in (total or {}).items()}
-    if setup.task.whole_text and data.store.num_bytes:
-        values['bits_per_byte'] = values['nll'] / math.log(2) * _predicted_per_byte(data)
-    return values
+
+    def __init__(self, setup: Setup, name: str, entry: ConfigDict, judge: JudgeFn) -> None:
+        self._setup, self._judge, self._batches = setup, judge, entry.batches
+        what, task = f'evals.{name}.scores', setup.task
+        self._scores = build_scores(entry.scores, (task.predicts, task.learns), what)
+        self.data = setup.open_evaluation(name, entry)
+        _check_words(setup.config, task, self.data.tokenizer, entry.scores, what)
+
+    def __call__(self, params: Any, companions: Mapping[str, Any] = EMPTY) -> dict[str, float]:
+        """The means and the scores.
+
+        Tasks that predict every next token also get `bits_per_byte` of text, which does not depend
+        on the tokenizer.
+        """
+        results = self.results(params, companions, any(score.rows for score in self._scores))
+        values = dict(results.means)
+        for score in self._scores:
+            values |= score.of(results)
+        return values
+
+    def results(
+        self, params: Any, companions: Mapping[str, Any] = EMPTY, rows: bool = True
+    ) -> Results:
+        """The means, and with `rows` the predictions, of batches that are evenly spread."""
+        total: Metrics | None = None
+        found: list[dict[str, np.ndarray]] = []
+        batches = self.data.batches
+        there = batches.num_batches
+        count = min(self._batches or there, there)
+        for i in range(count):
+            # Neighbouring rows are of the same document, hence the spread.
+            number = i * there // count
+            batch = put_batch(batches(number), self._setup.sharding)
+            metrics, judged = self._judge(params, batch, companions=dict(companions))
+            # Waits for each batch: XLA:CPU's devices deadlock in their collectives when they run
+            # ahead of each other, which only a dependence between programs forbids.
+            metrics = jax.device_get(metrics)
+            total = metrics if total is None else add(total, metrics)
+            if rows:
+                size = batches.batch_size
+                index = number * size + np.arange(size)
+                keep = index < batches.num_rows
+                judged = {'index': index, **gathered(judged)}
+                found.append({k: v[keep] for k, v in judged.items()})
+        means = {key: mean.value() for key, mean in (total or {}).items()}
+        if self._setup.task.whole_text and self.data.store.num_bytes:
+            means['bits_per_byte'] = means['nll'] / math.log(2) * _predicted_per_byte(self.data)
+        joined = {k: np.concatenate([f[k] for f in found]) for k in (found or [{}])[0]}
+        return Results(means, joined, self._setup.label_names, self.data.tokenizer.decode)
+
+
+def open_evaluations(setup: Setup) -> dict[str, Evaluation]:
+    """Those of the config, by name, which share one program."""
+    judge = judge_of(setup)
+    return {name: Evaluation(setup, name, e, judge) for name, e in setup.config.evals.items()}
+
+
+def judge_of(setup: Setup) -> JudgeFn:
+    """The program that judges a batch: (params, batch, companions={})."""
+    judge = make_judge(setup.model, setup.task, setup.companion_models)
+    return jax.jit(partial(judge, dropout_key=None))
+
+
+def gathered(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Whole arrays on every host."""
+    if jax.process_count() == 1:
+        return jax.device_get(dict(arrays))
+    return {k: multihost_utils.process_allgather(v, tiled=True) for k, v in arrays.items()}
 
 
 def put_batch(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
@@ -52,3 +111,14 @@ def _predicted_per_byte(data: Data) -> float:
     """Predicted tokens a byte of text: all but the first token of each document."""
     store = data.store
     return (store.num_tokens - store.num_documents) / max(store.num_bytes, 1)
+
+
+def _check_words(
+    config: ConfigDict, task: Task, tokenizer: Tokenizer, scores: tuple, what: str
+) -> None:
+    """Words are told apart by the tokens between them."""
+    if 'f1' in scores and task.predicts == 'classes' and not len(tokenizer.encode(' ')):
+        raise UserError(
+            f"{what}: 'f1' tells words apart by what is between them, of which data.tokenizer="
+            f'{config.data.tokenizer!r} makes no token; choose another tokenizer'
+        )

@@ -1,10 +1,8 @@
 """The loop: a list of stages in a fixed order."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,22 +12,15 @@ from bigmodel import devices
 from bigmodel.data.pipeline import prefetch
 from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.console import print_plan
-from bigmodel.training.evaluate import evaluate, put_batch
+from bigmodel.training.evaluate import open_evaluations, put_batch
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.log import Log
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
+from bigmodel.training.signals import Interrupted, catch_signals
 from bigmodel.training.state import State
-from bigmodel.training.step import make_eval_step, make_train_step
+from bigmodel.training.step import make_train_step
 from bigmodel.training.writers import draw_loss, read_jsonl
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; everything is saved."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f'stopped by {signal.Signals(signum).name} after step {step}')
-        self.signum = signum
 
 
 def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
@@ -40,7 +31,7 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
     config = setup.config
     with setup.sharding.active(), catch_signals() as stop:
         # 1. Splits that evaluations read, so that a mistake shows before anything is written.
-        splits = {name: setup.open_split(e.split) for name, e in config.evals.items()}
+        evaluations = open_evaluations(setup)
 
         # 2. The run directory.
         run.create(setup)
@@ -55,7 +46,6 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         saved = checkpoints.restore(start, setup.abstract.saved) if start else {}
         make_state = partial(setup.resumed, saved) if start else setup.initial_state
         state, train_step, _ = compile_beside(setup, make_state)
-        eval_step = jax.jit(make_eval_step(setup.model, setup.task, setup.companion_models))
 
         if config.model.check_kernel:
             report = check_kernels(setup, state.params, state.companions)
@@ -70,12 +60,11 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         def evaluate_due(step: int, names: list[str]) -> None:
             log.flush()
             for name in names:
-                count = config.evals[name].batches
                 # The step reuses the companions' memory too: they are those of the newest state.
-                step_of = partial(eval_step, companions=state.companions)
                 params = setup.optimizer.averaged(state.params, state.opt_state)
-                values = evaluate(setup, step_of, params, splits[name], count)
-                log.evaluation(step, name, values, splits[name].store.gzip_bits_per_byte)
+                values = evaluations[name](params, state.companions)
+                gzip = evaluations[name].data.store.gzip_bits_per_byte
+                log.evaluation(step, name, values, gzip)
 
         # 5. Steps. The host reads the metrics of a step while the device runs the next.
         batches = prefetch(setup.data.batches, start, config.num_steps)
@@ -127,30 +116,6 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
         compiling = pool.submit(compile_step)
         state = make_state()
         return state, *compiling.result()
-
-
-@contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM; a second one of them acts at once."""
-    caught: list[int] = []
-    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(signum: int, frame: Any) -> None:
-        caught.append(signum)
-        for s, handler in old.items():
-            signal.signal(s, handler)
-
-    try:
-        for s in old:
-            signal.signal(s, handle)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
 
 
 def _seconds_before(run: RunDir, start: int) -> float:

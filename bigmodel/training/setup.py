@@ -27,6 +27,7 @@ from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.averages import with_average
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
+from bigmodel.training.evaluated import check_classes, evaluated
 from bigmodel.training.fit import check_adapter, check_format, check_inputs
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
 from bigmodel.training.restore import check_vocabulary
@@ -87,9 +88,23 @@ class Setup(Outline):
         """The models of the companions, by name."""
         return {name: c.model for name, c in self.companions.items()}
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their numbers."""
+        return self.data.label_names
+
     def open_split(self, split: str) -> Data:
         """A split for evaluation: every row once, in order."""
         return _open(self.config, self.task, split, self.data.tokenizer, shuffle=False)
+
+    def open_evaluation(self, name: str, entry: ConfigDict) -> Data:
+        """The data of an entry of `evals`, which has this run's classes."""
+        config = evaluated(self.config, name, entry)
+        check_format(config, self.task)
+        data = _open(config, self.task, entry.split, self.data.tokenizer, shuffle=False)
+        if self.task.predicts != 'tokens':
+            check_classes(f'evals.{name}', data.label_names, self.label_names)
+        return data
 
     def initial_state(self) -> State:
         """The state before the first step, with what `init_from` restores."""
