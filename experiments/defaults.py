@@ -19,6 +19,7 @@ def get_config(arg: str = '') -> ConfigDict:
     # extractive_qa, distillation(weight=, temperature=); of preferences dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
+    c.stop_early = ''  # 'validation/loss: patience=3' evaluations that are not the best; '': never
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
     c.baselines = ()  # runs beside this one, 'name: key=value ...', whose results are compared
@@ -110,6 +111,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.checkpoint.every = 500  # steps; the last step is always saved
     c.checkpoint.keep = 2  # newest ones kept
     c.checkpoint.keep_every = 0  # also keep multiples of this step; 0: none
+    # Also save after an evaluation that is the best so far, and keep that: 'validation/loss',
+    c.checkpoint.best = ''  # 'validation/f1: better=max'; '': none
 
     c.init_from = ConfigDict()
     c.init_from.path = ''  # a run directory to start from; '': initialise

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from bigmodel.commands.open_run import load_run_config
+from bigmodel.commands.open_run import STEP, load_run_config, step
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
 
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--eval', default='', help='entry of evals; default: validation')
     parser.add_argument('--split', default='', help='train, validation or test; that of the entry')
     parser.add_argument('--batches', type=int, default=0, help='0: the whole split')
-    parser.add_argument('--step', type=int, default=0, help='of the checkpoint; 0: the newest')
+    parser.add_argument('--step', type=step, default=0, help=STEP)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,13 +29,13 @@ def run(args: argparse.Namespace) -> int:
     config.init_from.path = ''  # the run's own checkpoint says it all
     devices.configure(config.sharding.host_devices, config.data.batch_size)
     setup = build(config)
-    params, step = restored_params(args.workdir, args.step, setup.abstract.params)
+    params, number = restored_params(args.workdir, args.step, setup.abstract.params)
     with setup.sharding.active():
         evaluation = Evaluation(setup, name, entry, judge_of(setup))
         values = evaluation(params, setup.restore_companions())
     if 'bits_per_byte' in values:
         values['gzip_bits_per_byte'] = evaluation.data.store.gzip_bits_per_byte
-    about = {'run': args.workdir, 'step': step, 'eval': name, 'split': entry.split}
+    about = {'run': args.workdir, 'step': number, 'eval': name, 'split': entry.split}
     print(json.dumps(about | values, indent=2))
     return 0
 

@@ -15,6 +15,7 @@ from bigmodel.training.console import print_plan
 from bigmodel.training.evaluate import open_evaluations, put_batch
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.log import Log
+from bigmodel.training.progress import watched
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
 from bigmodel.training.signals import Interrupted, catch_signals
@@ -31,6 +32,8 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
     config = setup.config
     with setup.sharding.active(), catch_signals() as stop:
         # 1. Splits that evaluations read, so that a mistake shows before anything is written.
+        best = watched(config.checkpoint.best, config.evals, 'checkpoint.best', patience=False)
+        patient = watched(config.stop_early, config.evals, 'stop_early', patience=True)
         evaluations = open_evaluations(setup)
 
         # 2. The run directory.
@@ -66,18 +69,25 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
                 gzip = evaluations[name].data.store.gzip_bits_per_byte
                 log.evaluation(step, name, values, gzip)
 
+        # Read back, so that a run that was killed decides as one that was not.
+        found, ended = best.best(run.metrics), patient.reason_to_stop(run.metrics)
+
         # 5. Steps. The host reads the metrics of a step while the device runs the next.
-        batches = prefetch(setup.data.batches, start, config.num_steps)
+        batches = prefetch(setup.data.batches, start, start if ended else config.num_steps)
         step = start
         for step, batch in enumerate(batches, start + 1):
             state, metrics = train_step(state, put_batch(batch, setup.sharding), setup.hparams)
             log.step(step, metrics)
             last = step == config.num_steps
-            evaluate_due(step, [n for n, e in config.evals.items() if step % e.every == 0 or last])
-            if step % config.checkpoint.every == 0 or last or stop:
+            due = [n for n, e in config.evals.items() if step % e.every == 0 or last]
+            evaluate_due(step, due)
+            if due:
+                found, ended = best.best(run.metrics), patient.reason_to_stop(run.metrics)
+            is_best = found.step == step
+            if step % config.checkpoint.every == 0 or last or stop or ended or is_best:
                 log.flush()
-                checkpoints.save(step, state.saved)
-            if stop:
+                checkpoints.save(step, state.saved, found.step)
+            if stop or ended:
                 break
 
         # 6. The end: wait for the last checkpoint, then say what came out.
@@ -87,7 +97,8 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         if stop:
             raise Interrupted(stop[0], step)
         draw_loss(run.metrics, run.loss, config.name)
-        result = _result(setup, run, log)
+        result = _result(setup, run, log, step)
+        result |= {'best': best.told(found), 'stopped_early': ended}
         if stop:  # came meanwhile, and is for whatever would follow
             raise Interrupted(stop[0], step)
         return state, result
@@ -122,16 +133,17 @@ def _seconds_before(run: RunDir, start: int) -> float:
     return max((r['seconds'] for r in read_jsonl(run.metrics) if r['step'] <= start), default=0.0)
 
 
-def _result(setup: Setup, run: RunDir, log: Log) -> dict[str, Any]:
+def _result(setup: Setup, run: RunDir, log: Log, step: int) -> dict[str, Any]:
     # Read back, so that a run killed just before this point ends with the same result.
     last = {r['split']: r for r in read_jsonl(run.metrics)}
     rates = [r['tokens_per_second'] for r in read_jsonl(run.metrics) if r['split'] == 'train']
+    rates = rates or [step * setup.tokens_per_step / log.seconds]  # it ended before the first line
     rate = sorted(rates)[len(rates) // 2]
     peak = devices.peak_flops()
     hidden = ('step', 'split', 'seconds', 'tokens_per_second')
     return {
-        'steps': setup.config.num_steps,
-        'tokens': setup.config.num_steps * setup.tokens_per_step,
+        'steps': step,
+        'tokens': step * setup.tokens_per_step,
         'metrics': {
             split: {k: v for k, v in record.items() if k not in hidden}
             for split, record in last.items()
