@@ -42,6 +42,9 @@ class Examples(Protocol):
         """The rows at `indices`."""
 
 
+NO_DOCUMENTS = np.zeros(0, np.int64)
+
+
 class Stream:
     """Documents one after the other, cut into rows that start every `length - overlap` tokens.
 
@@ -50,6 +53,7 @@ class Stream:
     """
 
     labelled, num_truncated = False, 0
+    documents = NO_DOCUMENTS
 
     def __init__(
         self, store: TokenStore, length: int, overlap: int = 0, segments: bool = True
@@ -117,7 +121,9 @@ class Pieces:
         row_offsets: Int[np.ndarray, 'rows_1'],
         labels: Shaped[np.ndarray, 'rows'] | None = None,
         num_truncated: int = 0,
+        documents: Int[np.ndarray, 'of'] = NO_DOCUMENTS,
     ) -> None:
+        self.documents = documents  # of each row; none where a row has several
         self.store, self.length, self.num_truncated = store, length, num_truncated
         self._starts, self._sizes, self._row_offsets = starts, sizes, row_offsets
         self._labels = labels
@@ -169,6 +175,7 @@ class Groups:
         self.rows, self.group, self.length = rows, group, rows.length
         self.num_truncated, self.labelled = rows.num_truncated, rows.labelled
         self.padding_share = rows.padding_share
+        self.documents = rows.documents[::group]
 
     def __len__(self) -> int:
         return len(self.rows) // self.group
@@ -194,7 +201,8 @@ def windows(store: TokenStore, length: int, overlap: int = 0) -> Pieces:
     """Each document cut into rows, one piece a row, with the document's label."""
     starts, sizes, document = _cut(store, length, overlap)
     labels = None if store.labels is None else store.labels[document]
-    return Pieces(store, length, starts, sizes, np.arange(len(starts) + 1), labels)
+    rows = np.arange(len(starts) + 1)
+    return Pieces(store, length, starts, sizes, rows, labels, documents=document)
 
 
 def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces | Groups:
@@ -214,7 +222,7 @@ def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces | Grou
     keep = np.flatnonzero(np.repeat(whole, store.group))
     labels = None if store.labels is None else store.labels[keep]
     starts, sizes = store.offsets[keep], np.minimum(sizes[keep], length)
-    rows = Pieces(store, length, starts, sizes, np.arange(len(keep) + 1), labels, longer)
+    rows = Pieces(store, length, starts, sizes, np.arange(len(keep) + 1), labels, longer, keep)
     return rows if store.group == 1 else Groups(rows, store.group)
 
 

@@ -41,11 +41,13 @@ class Classification(RowTask):
     def judge(
         self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None
     ) -> tuple[Metrics, Judged]:
-        label = batch['label']
+        inputs = model_inputs(batch)
+        # Rows without labels are predicted all the same.
+        label = batch.get('label', jnp.full(len(inputs[0]), -1))
         weights = (label >= 0).astype(jnp.float32)
         if 'valid' in batch:
             weights *= batch['valid']
-        logits_BC = model(*model_inputs(batch), dropout_key)
+        logits_BC = model(*inputs, dropout_key)
         label = jnp.maximum(label, 0)
         each = cross_entropy(logits_BC, label, self.label_smoothing)
         rows = {

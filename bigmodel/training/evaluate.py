@@ -18,6 +18,7 @@ from bigmodel.scores.results import Results
 from bigmodel.scores.table import build_scores
 from bigmodel.sharding import Sharding
 from bigmodel.tasks.task import Task
+from bigmodel.training.evaluated import evaluated
 from bigmodel.training.setup import Setup
 from bigmodel.training.step import EMPTY, JudgeFn, make_judge
 
@@ -28,11 +29,15 @@ class Evaluation:
     Raises UserError for data or scores that do not fit the run.
     """
 
-    def __init__(self, setup: Setup, name: str, entry: ConfigDict, judge: JudgeFn) -> None:
+    def __init__(
+        self, setup: Setup, name: str, entry: ConfigDict, judge: JudgeFn, labelled: bool = True
+    ) -> None:
         self._setup, self._judge, self._batches = setup, judge, entry.batches
         what, task = f'evals.{name}.scores', setup.task
         self._scores = build_scores(entry.scores, (task.predicts, task.learns), what)
-        self.data = setup.open_evaluation(name, entry)
+        self.data = setup.open_evaluation(name, entry, labelled)
+        self.config, self.split = evaluated(setup.config, name, entry), entry.split
+        self.predicts = task.predicts
         _check_words(setup.config, task, self.data.tokenizer, entry.scores, what)
 
     def __call__(self, params: Any, companions: Mapping[str, Any] = EMPTY) -> dict[str, float]:
@@ -41,7 +46,17 @@ class Evaluation:
         Tasks that predict every next token also get `bits_per_byte` of text, which does not depend
         on the tokenizer.
         """
-        results = self.results(params, companions, any(score.rows for score in self._scores))
+        rows = any(score.rows for score in self._scores)
+        return self._values(self.results(params, companions, rows))
+
+    def scored(
+        self, params: Any, companions: Mapping[str, Any] = EMPTY
+    ) -> tuple[dict[str, float], Results]:
+        """The means and the scores, and what they are of."""
+        results = self.results(params, companions)
+        return self._values(results), results
+
+    def _values(self, results: Results) -> dict[str, float]:
         values = dict(results.means)
         for score in self._scores:
             values |= score.of(results)

@@ -97,11 +97,12 @@ class Setup(Outline):
         """A split for evaluation: every row once, in order."""
         return _open(self.config, self.task, split, self.data.tokenizer, shuffle=False)
 
-    def open_evaluation(self, name: str, entry: ConfigDict) -> Data:
-        """The data of an entry of `evals`, which has this run's classes."""
+    def open_evaluation(self, name: str, entry: ConfigDict, labelled: bool = True) -> Data:
+        """The data of an entry of `evals`, which has this run's classes, or none."""
         config = evaluated(self.config, name, entry)
         check_format(config, self.task)
-        data = _open(config, self.task, entry.split, self.data.tokenizer, shuffle=False)
+        tokenizer, labelled = self.data.tokenizer, labelled and self.task.labelled
+        data = _open(config, self.task, entry.split, tokenizer, False, labelled)
         if self.task.predicts != 'tokens':
             check_classes(f'evals.{name}', data.label_names, self.label_names)
         return data
@@ -224,7 +225,14 @@ def model_of(
     return build_model(config.model, vocab_size, num_labels, platform, choose)
 
 
-def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: bool) -> Data:
+def _open(
+    config: ConfigDict,
+    task: Task,
+    split: str,
+    tokenizer: Any,
+    shuffle: bool,
+    labelled: bool | None = None,
+) -> Data:
     def augment_and_prepare(rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
         return task.prepare(task.augment(rows, draws), draws, tokenizer)
 
@@ -235,7 +243,7 @@ def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: b
         overlap=task.extra_tokens,
         seed=config.seed,
         shuffle=shuffle,
-        labelled=task.labelled,
+        labelled=task.labelled if labelled is None else labelled,
         tokenizer=tokenizer,
         prepare=augment_and_prepare if shuffle else task.prepare,
         host_index=jax.process_index(),

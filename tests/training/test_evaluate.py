@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from sklearn import metrics
 
 from bigmodel.errors import UserError
+from bigmodel.tasks.build import build_task
 from bigmodel.training.evaluate import open_evaluations
+from bigmodel.training.predictions import written
 from bigmodel.training.setup import build
 from experiments.defaults import evaluation
 from tests.tasks.test_fine_tuning import PATHS, config_of
@@ -59,21 +61,23 @@ def test_scores_are_of_every_row_once_on_any_mesh(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('task', 'scores', 'names'),
+    ('task', 'scores', 'right'),
     [
-        ('token_classification', ('f1',), {'f1'}),
-        ('regression', ('pearson', 'spearman'), {'pearson', 'spearman'}),
-        ('extractive_qa', ('exact_match', 'f1'), {'exact_match', 'f1'}),
+        ('token_classification', ('f1',), lambda row: row['tags']),
+        ('regression', ('pearson', 'spearman'), lambda row: row['score']),
+        ('extractive_qa', ('exact_match', 'f1'), lambda row: (row['a'] or [''])[0]),
     ],
 )
-def test_each_task_has_its_scores(task, scores, names, tmp_path) -> None:
+def test_each_task_has_its_scores(task, scores, right, tmp_path) -> None:
     head, format, example = PATHS[task]
     rows = [example(i) for i in range(11)]
     config = config_of(tmp_path, rows, task, data_format=format, model_head=head)
     config.evals.validation.scores = scores
     values, results = evaluated(config)['validation']
-    assert names <= set(values) and len(results.rows['index']) == 11
-    assert all(np.isfinite(values[name]) for name in names)
+    assert set(scores) <= set(values) and len(results.rows['index']) == 11
+    assert all(np.isfinite(values[name]) for name in scores)
+    targets = [written(results, i, 'target', build_task(task).predicts) for i in range(11)]
+    assert targets == [right(row) for row in rows]
 
 
 def test_an_evaluation_may_have_other_data(tmp_path) -> None:
