@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from bigmodel import devices
 from bigmodel.data.pipeline import prefetch
 from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.console import print_plan
@@ -16,6 +15,7 @@ from bigmodel.training.evaluate import open_evaluations, put_batch
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.log import Log
 from bigmodel.training.progress import watched
+from bigmodel.training.result import result_of
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
 from bigmodel.training.signals import Interrupted, catch_signals
@@ -97,7 +97,7 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         if stop:
             raise Interrupted(stop[0], step)
         draw_loss(run.metrics, run.loss, config.name)
-        result = _result(setup, run, log, step)
+        result = result_of(setup, run, log, step)
         result |= {'best': best.told(found), 'stopped_early': ended}
         if stop:  # came meanwhile, and is for whatever would follow
             raise Interrupted(stop[0], step)
@@ -131,25 +131,3 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
 
 def _seconds_before(run: RunDir, start: int) -> float:
     return max((r['seconds'] for r in read_jsonl(run.metrics) if r['step'] <= start), default=0.0)
-
-
-def _result(setup: Setup, run: RunDir, log: Log, step: int) -> dict[str, Any]:
-    # Read back, so that a run killed just before this point ends with the same result.
-    last = {r['split']: r for r in read_jsonl(run.metrics)}
-    rates = [r['tokens_per_second'] for r in read_jsonl(run.metrics) if r['split'] == 'train']
-    rates = rates or [step * setup.tokens_per_step / log.seconds]  # it ended before the first line
-    rate = sorted(rates)[len(rates) // 2]
-    peak = devices.peak_flops()
-    hidden = ('step', 'split', 'seconds', 'tokens_per_second')
-    return {
-        'steps': step,
-        'tokens': step * setup.tokens_per_step,
-        'metrics': {
-            split: {k: v for k, v in record.items() if k not in hidden}
-            for split, record in last.items()
-        },
-        'seconds': round(log.seconds, 3),
-        'tokens_per_second': rate,
-        'mfu': rate * setup.flops_per_token / peak if peak else None,
-        'peak_memory_bytes': devices.peak_memory_bytes(),
-    }
