@@ -71,6 +71,17 @@ def read_entry(key: str, text: str, usage: str) -> tuple[str, list[str], dict[st
     return name, [w for w in words if '=' not in w], {k: value for k, _, value in changes}
 
 
+def pairs(text: str, what: str) -> list[tuple[str, str]]:
+    """(key, value) of each 'key=value', values quoted as in a shell; `what` begins an error."""
+    try:
+        found = [part.partition('=') for part in shlex.split(text)]
+    except ValueError as e:
+        raise UserError(f'{what}: cannot read {text!r}: {e}') from e
+    if not all(key and equals for key, equals, _ in found):
+        raise UserError(f"{what}: cannot read {text!r}; write 'key=value key=value'")
+    return [(key, value) for key, _, value in found]
+
+
 def flatten(config: Mapping | ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:
     """Yields (dotted key, value) for every leaf of a ConfigDict or nested dict."""
     for key, value in config.items():

@@ -21,6 +21,7 @@ def get_config(arg: str = '') -> ConfigDict:
     # preferences dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
+    c.stop_early = ''  # 'validation/loss: patience=3' evaluations that are not the best; '': never
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
     c.baselines = ()  # runs beside this one, 'name: key=value ...', whose results are compared
@@ -120,6 +121,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.checkpoint.keep = 2  # newest ones kept
     c.checkpoint.keep_every = 0  # also keep multiples of this step; 0: none
     c.checkpoint.only_trained = False  # True: what is frozen is read again from init_from
+    # Also save after an evaluation that is the best so far, and keep that: 'validation/loss',
+    c.checkpoint.best = ''  # 'validation/f1: better=max'; '': none
 
     c.init_from = ConfigDict()
     c.init_from.path = ''  # a run directory to start from; '': initialise
@@ -129,6 +132,13 @@ def get_config(arg: str = '') -> ConfigDict:
     return c
 
 
-def evaluation(split: str, every: int = 200, batches: int = 0) -> ConfigDict:
-    """An entry of `evals`: every so many steps and at the end, on some batches (0: all)."""
-    return ConfigDict({'split': split, 'every': every, 'batches': batches})
+def evaluation(
+    split: str, every: int = 200, batches: int = 0, scores: tuple = (), data: str = ''
+) -> ConfigDict:
+    """An entry of `evals`: every so many steps and at the end, on some batches (0: all).
+
+    `scores` are computed beside the task's means (bigmodel/scores/table.py); `data` says where its
+    data differs from the run's: 'source=jsonl path=other.jsonl'.
+    """
+    entry = {'split': split, 'every': every, 'batches': batches, 'scores': scores, 'data': data}
+    return ConfigDict(entry)

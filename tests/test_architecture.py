@@ -28,6 +28,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 LEVELS = {
     '': 0,
     'layers': 1,
+    'scores': 1,
     'models': 2,
     'data': 2,
     'tasks': 3,

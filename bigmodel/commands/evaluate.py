@@ -2,43 +2,85 @@
 
 import argparse
 import json
-from functools import partial
+import shlex
+from typing import Any, NamedTuple
 
-from bigmodel.commands.open_run import load_run_config
+from bigmodel.commands.open_run import STEP, load_run_config, step
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError, unknown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `evaluate`."""
-    parser.add_argument('--split', default='validation', help='train, validation or test')
+    parser.add_argument('--eval', default='', help='entry of evals; default: validation')
+    parser.add_argument('--split', default='', help='train, validation or test; that of the entry')
+    parser.add_argument('--predictions', default='', help='JSONL file for those of each example')
     parser.add_argument('--batches', type=int, default=0, help='0: the whole split')
-    parser.add_argument('--step', type=int, default=0, help='of the checkpoint; 0: the newest')
+    parser.add_argument('--step', type=step, default=0, help=STEP)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one JSON object with the metrics."""
-    import jax
+    """Prints one JSON object with the metrics; writes predictions where they are asked for."""
+    run = opened(args)
+    with run.setup.sharding.active():
+        values, results = run.evaluation.scored(run.params, run.setup.restore_companions())
+    if args.predictions:
+        from bigmodel.training.predictions import predictions, write_lines
 
+        write_lines(args.predictions, predictions(run.evaluation, results), '--predictions')
+    if 'bits_per_byte' in values:
+        values['gzip_bits_per_byte'] = run.evaluation.data.store.gzip_bits_per_byte
+    about = {'run': args.workdir, 'step': run.step, 'eval': run.name}
+    print(json.dumps(about | {'split': run.evaluation.split} | values, indent=2))
+    return 0
+
+
+class Opened(NamedTuple):
+    """A run's checkpoint, and what it is evaluated on."""
+
+    setup: Any
+    evaluation: Any
+    params: Any
+    step: int
+    name: str
+
+
+def opened(args: argparse.Namespace, labelled: bool = True) -> Opened:
+    """What the arguments name. Overrides of `data` are of what is evaluated, not of the run.
+
+    Raises UserError for what does not fit the run.
+    """
     from bigmodel import devices
-    from bigmodel.tasks.by_source import by_source
-    from bigmodel.training.evaluate import evaluate
+    from bigmodel.training.evaluate import Evaluation, judges_of
+    from bigmodel.training.evaluated import KEYS
     from bigmodel.training.restore import restored_params
     from bigmodel.training.setup import build, resolve
-    from bigmodel.training.step import make_eval_step
 
+    keys = {f'data.{key}' for key in KEYS}
+    changes = [(key, text) for key, text in args.overrides if key in keys]
+    args.overrides = [pair for pair in args.overrides if pair not in changes]
     config = resolve(load_run_config(args))
+    name, entry = chosen(args, config)
+    given = [shlex.quote(f'{key.removeprefix("data.")}={text}') for key, text in changes]
+    entry.data = ' '.join([entry.data, *given])
     config.accumulate = 1
     # The run's own checkpoint says it all.
     config.init_from.path, config.checkpoint.only_trained = '', False
     devices.configure(config.sharding.host_devices, config.data.batch_size)
     setup = build(config)
-    params, step = restored_params(args.workdir, args.step, setup.abstract.params)
+    params, number = restored_params(args.workdir, args.step, setup.abstract.params)
     with setup.sharding.active():
-        data = setup.open_split(args.split)
-        task = by_source(setup.task, setup.data.parts)
-        eval_step = jax.jit(make_eval_step(setup.model, task, setup.companion_models))
-        step_of = partial(eval_step, companions=setup.restore_companions())
-        values = evaluate(setup, step_of, params, data, args.batches)
-    if 'bits_per_byte' in values:
-        values['gzip_bits_per_byte'] = data.store.gzip_bits_per_byte
-    print(json.dumps({'run': args.workdir, 'step': step, 'split': args.split, **values}, indent=2))
-    return 0
+        evaluation = Evaluation(setup, name, entry, judges_of(setup), labelled)
+    return Opened(setup, evaluation, params, number, name)
+
+
+def chosen(args: argparse.Namespace, config: ConfigDict) -> tuple[str, ConfigDict]:
+    """The entry of `evals` that `--eval` names, with the split and the batches of the arguments."""
+    if not config.evals:
+        raise UserError(f'{args.workdir} has no evals, which say what to evaluate')
+    name = args.eval or min(config.evals, key=lambda name: name != 'validation')
+    if name not in config.evals:
+        raise unknown('entry of evals', name, config.evals)
+    entry = config.evals[name].copy_and_resolve_references()
+    entry.split, entry.batches = args.split or entry.split, args.batches
+    return name, entry

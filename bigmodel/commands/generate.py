@@ -2,7 +2,7 @@
 
 import argparse
 
-from bigmodel.commands.open_run import load_run_config
+from bigmodel.commands.open_run import STEP, load_run_config, step
 from bigmodel.errors import UserError
 
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--top_p', type=float, default=1.0)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--num_samples', type=int, default=1)
-    parser.add_argument('--step', type=int, default=0, help='of the checkpoint; 0: the newest')
+    parser.add_argument('--step', type=step, default=0, help=STEP)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,10 @@ from bigmodel.errors import UserError, nearest
 COMMANDS = {
     'train': ('train, or resume, the run of a config', '--config=experiments/quickstart.py'),
     'evaluate': ('metrics of a checkpoint', '--workdir=runs/quickstart --split=test'),
+    'label': (
+        'pseudo-labels: examples that a checkpoint is sure of, as data to train on',
+        '--workdir=runs/quickstart_finetune --output=labels.jsonl --threshold=0.9',
+    ),
     'extrapolate': (
         'loss by position beyond the training length, with a picture',
         'runs/rope runs/alibi --length=1024',

@@ -8,6 +8,7 @@ from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
+STEP = 'of the checkpoint; 0: the newest; best: that of checkpoint.best'
 DEFAULT_CONFIG = 'experiments/quickstart.py'
 
 
@@ -32,6 +33,11 @@ def load_run_config(args: argparse.Namespace) -> ConfigDict:
     for key, text in args.overrides:
         config_lib.override(config, key, text)
     return config
+
+
+def step(text: str) -> int | str:
+    """A checkpoint's number, or 'best'."""
+    return text if text == 'best' else int(text)
 
 
 def workdir(args: argparse.Namespace, config: ConfigDict) -> pathlib.Path:

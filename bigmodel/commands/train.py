@@ -66,10 +66,11 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
     from bigmodel.data.formats import build_format
     from bigmodel.inference.generate import beginning
-    from bigmodel.training.loop import Interrupted, train
+    from bigmodel.training.loop import train
     from bigmodel.training.restore import refusal
     from bigmodel.training.rundir import RunDir, write_json
     from bigmodel.training.setup import build, resolve
+    from bigmodel.training.signals import Interrupted
 
     config = resolve(config)
     if config.sample and refusal(config):
@@ -93,7 +94,8 @@ def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
     if config.sample:
         _write_sample(setup, state, run_dir)
     write_json(run_dir.result, result)  # last: its presence says that the run is finished
-    print(f'\nfinished in {result["seconds"]:.0f} s: {_headline(result)}')
+    early = f' ({result["stopped_early"]})' if result['stopped_early'] else ''
+    print(f'\nfinished in {result["seconds"]:.0f} s{early}: {_headline(result)}')
     print(f'everything is in {path}: {", ".join(sorted(p.name for p in path.iterdir()))}')
     return result
 

@@ -71,10 +71,12 @@ class Row:
             raise self.wrong(f'field {field!r} is not a number: {value!r}')
         return float(value)
 
-    def label(self, field: str, value: Any = None) -> int:
-        """The number of the class in a field (or of `value`, one of several there)."""
+    def label(self, field: str, value: Any = None, classes: tuple[str, ...] = ()) -> int:
+        """The number of the class in a field (or of `value`, one of several there), of `classes` or
+        those of the source.
+        """
         value = self.get(field) if value is None else value
-        names = self.source.class_names(field)
+        names = classes or self.source.class_names(field)
         number = names.index(value) if isinstance(value, str) and value in names else value
         if isinstance(number, str) or not 0 <= number < len(names):
             raise self.wrong(

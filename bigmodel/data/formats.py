@@ -14,24 +14,28 @@ from bigmodel.specs import make
 class Text(Format):
     """A text, with its class where the source has labels.
 
-    '' is the source's own field; several fields are joined by a newline.
+    '' is the source's own field; several fields are joined by a newline. `classes` are the names
+    of the classes in the order of their numbers, where the source does not say them.
     """
 
     text: str | tuple = ''
     label: str = ''
+    classes: tuple = ()
 
     teaches = 'class'
 
     def label_names(self, source: Source) -> tuple[str, ...]:
         label = self.label or source.label_field
-        return source.class_names(label) if label else ()
+        return (self.classes or source.class_names(label)) if label else ()
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         fields = self.text or row.source.text_field
         fields = (fields,) if isinstance(fields, str) else fields
         label = self.label or row.source.label_field
         text = '\n'.join(row.text(field) for field in fields)
-        return (Document(((Piece(text),),), row.label(label) if label else 0),)
+        return (
+            Document(((Piece(text),),), row.label(label, classes=self.classes) if label else 0),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from jaxtyping import Int
 
 from bigmodel import specs
 from bigmodel.data.first_fit import assign_rows
-from bigmodel.data.pieces import Pieces, ragged
+from bigmodel.data.pieces import NO_DOCUMENTS, Pieces, ragged
 from bigmodel.data.sides import Sides
 from bigmodel.data.store import TokenStore
 from bigmodel.errors import UserError
@@ -52,6 +52,7 @@ class Stream:
     """
 
     labelled, num_truncated = False, 0
+    documents = NO_DOCUMENTS
 
     def __init__(
         self, store: TokenStore, length: int, overlap: int = 0, segments: bool = True
@@ -111,6 +112,7 @@ class Groups:
         self.rows, self.group, self.length = rows, group, rows.length
         self.num_truncated, self.labelled = rows.num_truncated, rows.labelled
         self.padding_share = rows.padding_share
+        self.documents = rows.documents[::group]
 
     def __len__(self) -> int:
         return len(self.rows) // self.group
@@ -136,7 +138,8 @@ def windows(store: TokenStore, length: int, overlap: int = 0) -> Pieces:
     """Each document cut into rows, one piece a row, with the document's label."""
     starts, sizes, document = _cut(store, length, overlap)
     labels = None if store.labels is None else store.labels[document]
-    return Pieces(store, length, starts, sizes, np.arange(len(starts) + 1), labels)
+    rows = np.arange(len(starts) + 1)
+    return Pieces(store, length, starts, sizes, rows, labels, documents=document)
 
 
 def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces | Groups:
@@ -156,7 +159,7 @@ def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces | Grou
     keep = np.flatnonzero(np.repeat(whole, store.group))
     labels = None if store.labels is None else store.labels[keep]
     starts, sizes = store.offsets[keep], np.minimum(sizes[keep], length)
-    rows = Pieces(store, length, starts, sizes, np.arange(len(keep) + 1), labels, longer)
+    rows = Pieces(store, length, starts, sizes, np.arange(len(keep) + 1), labels, longer, keep)
     return rows if store.group == 1 else Groups(rows, store.group)
 
 

@@ -5,6 +5,8 @@ from jaxtyping import Int, Shaped
 
 from bigmodel.data.store import TokenStore
 
+NO_DOCUMENTS = np.zeros(0, np.int64)
+
 
 class Pieces:
     """Rows made of pieces of documents: piece p is `sizes[p]` tokens of the store at `starts[p]`.
@@ -21,7 +23,9 @@ class Pieces:
         row_offsets: Int[np.ndarray, 'rows_1'],
         labels: Shaped[np.ndarray, 'rows'] | None = None,
         num_truncated: int = 0,
+        documents: Int[np.ndarray, 'of'] = NO_DOCUMENTS,
     ) -> None:
+        self.documents = documents  # of each row; none where a row has several
         self.store, self.length, self.num_truncated = store, length, num_truncated
         self._starts, self._sizes, self._row_offsets = starts, sizes, row_offsets
         self._labels = labels

@@ -38,7 +38,7 @@ class Sides(Pieces):
         starts = np.stack([first, first + sizes[:, 0]], 1).ravel()
         fitting = np.minimum(sizes, room).ravel()
         rows = 2 * np.arange(len(keep) + 1)
-        super().__init__(store, length, starts, fitting, rows, num_truncated=longer)
+        super().__init__(store, length, starts, fitting, rows, num_truncated=longer, documents=keep)
 
     def take(self, indices: Int[np.ndarray, 'n']) -> dict[str, np.ndarray]:
         rows = super().take(indices)

@@ -13,8 +13,10 @@ from bigmodel.training.restore import refusal, restored_params
 from bigmodel.training.state import abstract_params
 
 
-def load_model(config: ConfigDict, workdir: str, step: int, vocab_size: int) -> tuple[Model, Any]:
-    """The model of a run's resolved config and its parameters at `step` (0: the newest).
+def load_model(
+    config: ConfigDict, workdir: str, step: int | str, vocab_size: int
+) -> tuple[Model, Any]:
+    """The model of a run's resolved config and its parameters at `step` (0: the newest, 'best').
 
     Raises UserError for a model that cannot generate text.
     """

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from bigmodel.data.mixed import ORIGIN
 from bigmodel.metrics import Metrics
 from bigmodel.tasks.recorded import Recording
-from bigmodel.tasks.task import Batch, BoundModel, Task
+from bigmodel.tasks.task import Batch, BoundModel, Judged, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,11 @@ class BySource:
     task: Task
     names: tuple[str, ...]
 
-    def __call__(self, model: BoundModel, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
+    def judge(
+        self, model: BoundModel, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[Metrics, Judged]:
         once = Recording(model)
-        found = self.task(once.bound, batch, dropout_key)
+        found, rows = self.task.judge(once.bound, batch, dropout_key)
         origin = batch[ORIGIN]
         valid = batch.get('valid', jnp.ones(origin.shape, jnp.float32))
         for number, name in enumerate(self.names):
@@ -33,7 +35,7 @@ class BySource:
             own = {**batch, 'valid': valid * (origin == number)}
             theirs = self.task(once.bound, own, dropout_key)
             found |= {f'{metric}/{name}': mean for metric, mean in theirs.items()}
-        return found
+        return found, rows
 
 
 def by_source(task: Task, names: Iterable[str]) -> Task | BySource:

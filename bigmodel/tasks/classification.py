@@ -10,12 +10,12 @@ from bigmodel.data.draws import Draws
 from bigmodel.metrics import Metrics
 from bigmodel.specs import NOT_NEGATIVE, SHARE
 from bigmodel.tasks.augment import flipped, shifted
-from bigmodel.tasks.losses import Predictions, cross_entropy
-from bigmodel.tasks.task import KINDS, Batch, ModelFn, Rows, Task, model_inputs
+from bigmodel.tasks.losses import Predictions, confidence, cross_entropy
+from bigmodel.tasks.task import KINDS, Batch, Judged, ModelFn, Rows, RowTask, model_inputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(Task):
+class Classification(RowTask):
     """Predicts a row's label; rows with a negative label do not count.
 
     Images of training are moved by up to `shift` pixels and, with `flip`, mirrored at random.
@@ -39,12 +39,22 @@ class Classification(Task):
             rows = rows | {'image': flipped(rows['image'], draws)}
         return rows
 
-    def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
-        label = batch['label']
+    def judge(
+        self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[Metrics, Judged]:
+        inputs = model_inputs(batch)
+        # Rows without labels are predicted all the same.
+        label = batch.get('label', jnp.full(len(inputs[0]), -1))
         weights = (label >= 0).astype(jnp.float32)
         if 'valid' in batch:
             weights *= batch['valid']
-        logits_BC = model(*model_inputs(batch), dropout_key)
+        logits_BC = model(*inputs, dropout_key)
         label = jnp.maximum(label, 0)
         each = cross_entropy(logits_BC, label, self.label_smoothing)
-        return Predictions(*each, weights).metrics()
+        rows = {
+            'prediction': jnp.argmax(logits_BC, -1),
+            'target': label,
+            'weight': weights,
+            'confidence': confidence(logits_BC),
+        }
+        return Predictions(*each, weights).metrics(), rows

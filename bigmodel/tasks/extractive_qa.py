@@ -14,11 +14,11 @@ from bigmodel.layers.kernel import MASKED
 from bigmodel.metrics import Metrics
 from bigmodel.specs import SHARE
 from bigmodel.tasks.losses import Predictions, cross_entropy
-from bigmodel.tasks.task import Batch, ModelFn, Rows, Task, model_inputs
+from bigmodel.tasks.task import Batch, Judged, ModelFn, Rows, RowTask, model_inputs
 
 
 @dataclasses.dataclass(frozen=True)
-class ExtractiveQA(Task):
+class ExtractiveQA(RowTask):
     """Predicts the first and the last token of the answer, among those of the context; without an
     answer both are the row's first token (Devlin et al. 2018, §4.2 and §4.3, SQuAD).
 
@@ -49,7 +49,9 @@ class ExtractiveQA(Task):
         }
         return rows | made
 
-    def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
+    def judge(
+        self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[Metrics, Judged]:
         weights = batch['weights']
         if 'valid' in batch:
             weights *= batch['valid']
@@ -62,7 +64,21 @@ class ExtractiveQA(Task):
         )
         start, end = best_span(starts, ends, can)
         right = (start == batch['start']) & (end == batch['end'])
-        return Predictions(one[0] + other[0], one[1] + other[1], right, weights).metrics()
+        metrics = Predictions(one[0] + other[0], one[1] + other[1], right, weights).metrics()
+        log_p = _log_p(starts, start) + _log_p(ends, end)
+        rows = {
+            'prediction': jnp.stack([start, end], 1),
+            'target': jnp.stack([batch['start'], batch['end']], 1),
+            'weight': weights,
+            'confidence': jnp.exp(log_p),
+            'tokens': batch['tokens'],
+        }
+        return metrics, rows
+
+
+def _log_p(logits: Float[Array, 'B L'], place: Int[Array, ' B']) -> Float[Array, ' B']:
+    logits = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jnp.take_along_axis(logits, place[:, None], 1)[:, 0]
 
 
 def best_span(

@@ -27,6 +27,11 @@ class Predictions(NamedTuple):
         }
 
 
+def confidence(logits: Float[Array, '*s V']) -> Float[Array, '*s']:
+    """The probability of the most likely class."""
+    return jnp.exp(jnp.max(jax.nn.log_softmax(logits.astype(jnp.float32)), -1))
+
+
 def cross_entropy(
     logits: Float[Array, '*s V'],
     targets: Int[Array, '*s'],

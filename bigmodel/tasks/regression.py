@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel.metrics import Mean, Metrics
-from bigmodel.tasks.task import Batch, ModelFn, Task, model_inputs
+from bigmodel.tasks.task import Batch, Judged, ModelFn, RowTask, model_inputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression(Task):
+class Regression(RowTask):
     """Predicts a row's number, in its own unit, by least squares (Radford et al. 2018, §4.1 and
     Devlin et al. 2018, §4.1, for STS-B).
 
@@ -19,9 +19,13 @@ class Regression(Task):
 
     labelled, learns, predicts = True, 'number', 'number'
 
-    def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
+    def judge(
+        self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[Metrics, Judged]:
         label = batch['label'].astype(jnp.float32)
         weights = batch.get('valid', jnp.ones_like(label))
-        error = model(*model_inputs(batch), dropout_key) - label
+        prediction = model(*model_inputs(batch), dropout_key)
+        error = prediction - label
         squares = Mean.of(error**2, weights)
-        return {'loss': squares, 'mse': squares, 'mae': Mean.of(jnp.abs(error), weights)}
+        means = {'loss': squares, 'mse': squares, 'mae': Mean.of(jnp.abs(error), weights)}
+        return means, {'prediction': prediction, 'target': label, 'weight': weights}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,6 +15,9 @@ from bigmodel.metrics import Metrics
 
 Rows = dict[str, np.ndarray]
 Batch = Mapping[str, Array]
+# By row: `prediction`, `target`, `weight` (0: the row does not count), `confidence` (probability of
+# what is predicted) where there is one, and what else it takes to read these.
+Judged = dict[str, Array]
 # The model with its parameters bound:
 # (inputs, positions, segments, dropout_key, source=None, prefix=None) -> outputs.
 ModelFn = Callable[..., Array]
@@ -35,8 +38,16 @@ class BoundModel:
         return self.companions[name]
 
 
-# (model, batch, dropout_key) -> metrics: a task, or what reads one in another way.
-Objective = Callable[[ModelFn, Batch, jax.Array | None], Metrics]
+@runtime_checkable
+class Objective(Protocol):
+    """A task, or what reads one in another way."""
+
+    def judge(
+        self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[Metrics, Judged]:
+        """The metrics of a batch, and what is predicted for each row."""
+
+
 # The fields of a batch that models read, and what they hold.
 KINDS = {'tokens': 'tokens', 'image': 'images'}
 
@@ -121,4 +132,22 @@ class Task:
 
     def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
         """Metrics of `batch`; dropout is on exactly when `dropout_key` is given."""
+        raise NotImplementedError
+
+    def judge(
+        self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[Metrics, Judged]:
+        """The metrics, and what is predicted for each row; {} where a task says no more."""
+        return self(model, batch, dropout_key), {}
+
+
+class RowTask(Task):
+    """A task that says what it predicts for each row, of which its metrics are one summary."""
+
+    def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
+        return self.judge(model, batch, dropout_key)[0]
+
+    def judge(
+        self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[Metrics, Judged]:
         raise NotImplementedError

@@ -11,12 +11,12 @@ from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.metrics import Metrics
 from bigmodel.specs import SHARE
-from bigmodel.tasks.losses import Predictions, cross_entropy
-from bigmodel.tasks.task import Batch, ModelFn, Rows, Task, model_inputs
+from bigmodel.tasks.losses import Predictions, confidence, cross_entropy
+from bigmodel.tasks.task import Batch, Judged, ModelFn, Rows, RowTask, model_inputs
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenClassification(Task):
+class TokenClassification(RowTask):
     """Predicts the class of each token that has one: of a word's first (Devlin et al. 2018, §5.3),
     or with the format tags(first=False) of all of its tokens.
 
@@ -32,11 +32,20 @@ class TokenClassification(Task):
         ends = rows['tokens'] == tokenizer.eos_id  # marked as the word before
         return rows | {'targets': np.where(ends, -1, rows['marks'] - 1).astype(np.int32)}
 
-    def __call__(self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None) -> Metrics:
+    def judge(
+        self, model: ModelFn, batch: Batch, dropout_key: jax.Array | None
+    ) -> tuple[Metrics, Judged]:
         targets = batch['targets']
         weights = (targets >= 0).astype(jnp.float32)
         if 'valid' in batch:
             weights *= batch['valid'][:, None]
         logits_BLC = model(*model_inputs(batch), dropout_key)
         each = cross_entropy(logits_BLC, jnp.maximum(targets, 0), self.label_smoothing)
-        return Predictions(*each, weights).metrics()
+        rows = {
+            'prediction': jnp.argmax(logits_BLC, -1),
+            'target': targets,
+            'weight': weights.max(1),
+            'confidence': confidence(logits_BLC),
+            'segments': batch.get('segments', jnp.ones_like(targets)),
+        }
+        return Predictions(*each, weights).metrics(), rows

@@ -6,7 +6,7 @@ at the first save or restore, to keep it out of the time to the first step.
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,12 +15,14 @@ from bigmodel import params as params_lib
 from bigmodel.errors import UserError
 from bigmodel.params import Rules
 from bigmodel.training.base import Base, base_of_run
+from bigmodel.training.progress import best_step
 
 
 class Checkpoints:
     """The numbered checkpoints of a run directory."""
 
     def __init__(self, folder: pathlib.Path, keep: int = 2, keep_every: int = 0) -> None:
+        self._best = Only()
         self.folder, self._keep, self._keep_every = folder.resolve(), keep, keep_every
         self._opened: Any = None
 
@@ -29,9 +31,13 @@ class Checkpoints:
         steps = [int(p.name) for p in self.folder.glob('*') if p.is_dir() and p.name.isdigit()]
         return max(steps, default=None)
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts writing `state`; waits for an earlier save that is still under way."""
+    def save(self, step: int, state: Any, best: int = 0) -> None:
+        """Starts writing `state`; waits for an earlier save that is still under way.
+
+        The checkpoint of the step `best` is kept too (0: none).
+        """
         self.wait()
+        self._best.step = best
         self._orbax().save_async(step, state, force=True)
 
     def restore(self, step: int, abstract: Any) -> Any:
@@ -129,7 +135,7 @@ class Checkpoints:
             from orbax.checkpoint import v1 as ocp
 
             policies = ocp.training.preservation_policies
-            keep = [policies.LatestN(self._keep)]
+            keep = [policies.LatestN(self._keep), self._best]
             if self._keep_every:
                 keep.append(policies.EveryNSteps(self._keep_every))
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -141,9 +147,23 @@ class Checkpoints:
         return self._opened
 
 
+class Only:
+    """Preserves the checkpoint of one step, which may change."""
+
+    step = 0
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Asked by orbax before it deletes."""
+        return [there.step == self.step for there in checkpoints]
+
+
 def find_run(path: str, what: str) -> tuple[pathlib.Path, int]:
-    """A run directory and its newest step, or the step of `run/checkpoints/STEP`."""
+    """A run directory and its newest step, or the step of `run/checkpoints/STEP`, where 'best' is
+    the step that `checkpoint.best` chose.
+    """
     folder = pathlib.Path(path)
+    if folder.parent.name == 'checkpoints' and folder.name == 'best':
+        folder = folder.with_name(str(best_step(folder.parent.parent, what)))
     if folder.parent.name == 'checkpoints' and folder.name.isdigit():
         run, step = folder.parent.parent, int(folder.name)
         found = step if folder.is_dir() else None

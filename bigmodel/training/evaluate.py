@@ -1,41 +1,125 @@
-"""Evaluation: additive metrics over a whole split, divided once."""
+"""Evaluation: additive metrics over a whole split, divided once, and scores of its predictions."""
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
+from bigmodel.config import ConfigDict
 from bigmodel.data.pipeline import Batch, Data
+from bigmodel.data.tokenizers import Tokenizer
+from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, add, values
+from bigmodel.scores.results import Results
+from bigmodel.scores.table import build_scores
 from bigmodel.sharding import Sharding
+from bigmodel.tasks.by_source import by_source
+from bigmodel.tasks.task import Task
+from bigmodel.training.evaluated import evaluated
 from bigmodel.training.setup import Setup
+from bigmodel.training.step import EMPTY, JudgeFn, make_judge
 
-EvalStep = Callable[[Any, Any], Metrics]
+Judges = Callable[[tuple[str, ...]], JudgeFn]
 
 
-def evaluate(
-    setup: Setup, eval_step: EvalStep, params: Any, data: Data, num_batches: int = 0
-) -> dict[str, float]:
-    """Mean metrics over `num_batches` batches of `data`, evenly spread (0: all of them).
+class Evaluation:
+    """An entry of `evals`: its data, and the scores beside the task's means.
 
-    Tasks that predict every next token also get `bits_per_byte` of text, which does not depend on
-    the tokenizer.
+    Raises UserError for data or scores that do not fit the run.
     """
-    total: Metrics | None = None
-    there = data.batches.num_batches
-    count = min(num_batches or there, there)
-    for i in range(count):
-        # Neighbouring rows are of the same document, hence the spread.
-        metrics = eval_step(params, put_batch(data.batches(i * there // count), setup.sharding))
-        # Waits for each batch: XLA:CPU's devices deadlock in their collectives when they run
-        # ahead of each other, which only a dependence between programs forbids.
-        metrics = jax.device_get(metrics)
-        total = metrics if total is None else add(total, metrics)
-    found = values(total or {})
-    if setup.task.whole_text and data.store.num_bytes:
-        found |= _bits_per_byte(found, data)
-    return found
+
+    def __init__(
+        self, setup: Setup, name: str, entry: ConfigDict, judges: Judges, labelled: bool = True
+    ) -> None:
+        self._setup, self._batches = setup, entry.batches
+        what, task = f'evals.{name}.scores', setup.task
+        self._scores = build_scores(entry.scores, (task.predicts, task.learns), what)
+        self.data = setup.open_evaluation(name, entry, labelled)
+        self._judge = judges(tuple(self.data.parts))
+        self.config, self.split = evaluated(setup.config, name, entry), entry.split
+        self.predicts = task.predicts
+        _check_words(setup.config, task, self.data.tokenizer, entry.scores, what)
+
+    def __call__(self, params: Any, companions: Mapping[str, Any] = EMPTY) -> dict[str, float]:
+        """The means and the scores.
+
+        Tasks that predict every next token also get `bits_per_byte` of text, which does not depend
+        on the tokenizer.
+        """
+        rows = any(score.rows for score in self._scores)
+        return self._values(self.results(params, companions, rows))
+
+    def scored(
+        self, params: Any, companions: Mapping[str, Any] = EMPTY
+    ) -> tuple[dict[str, float], Results]:
+        """The means and the scores, and what they are of."""
+        results = self.results(params, companions)
+        return self._values(results), results
+
+    def _values(self, results: Results) -> dict[str, float]:
+        values = dict(results.means)
+        for score in self._scores:
+            values |= score.of(results)
+        return values
+
+    def results(
+        self, params: Any, companions: Mapping[str, Any] = EMPTY, rows: bool = True
+    ) -> Results:
+        """The means, and with `rows` the predictions, of batches that are evenly spread."""
+        total: Metrics | None = None
+        found: list[dict[str, np.ndarray]] = []
+        batches = self.data.batches
+        there = batches.num_batches
+        count = min(self._batches or there, there)
+        for i in range(count):
+            # Neighbouring rows are of the same document, hence the spread.
+            number = i * there // count
+            batch = put_batch(batches(number), self._setup.sharding)
+            metrics, judged = self._judge(params, batch, companions=dict(companions))
+            # Waits for each batch: XLA:CPU's devices deadlock in their collectives when they run
+            # ahead of each other, which only a dependence between programs forbids.
+            metrics = jax.device_get(metrics)
+            total = metrics if total is None else add(total, metrics)
+            if rows:
+                size = batches.batch_size
+                index = number * size + np.arange(size)
+                keep = index < batches.num_rows
+                judged = {'index': index, **gathered(judged)}
+                found.append({k: v[keep] for k, v in judged.items()})
+        means = values(total or {})
+        if self._setup.task.whole_text and self.data.store.num_bytes:
+            means |= _bits_per_byte(means, self.data)
+        joined = {k: np.concatenate([f[k] for f in found]) for k in (found or [{}])[0]}
+        return Results(means, joined, self._setup.label_names, self.data.tokenizer.decode)
+
+
+def open_evaluations(setup: Setup) -> dict[str, Evaluation]:
+    """Those of the config, by name, which share a program."""
+    judges = judges_of(setup)
+    return {name: Evaluation(setup, name, e, judges) for name, e in setup.config.evals.items()}
+
+
+def judges_of(setup: Setup) -> Judges:
+    """The programs that judge a batch: (params, batch, companions={}), by the sources of its rows
+    where they are of a mixture.
+    """
+
+    def judge_of(sources: tuple[str, ...]) -> JudgeFn:
+        judge = make_judge(setup.model, by_source(setup.task, sources), setup.companion_models)
+        return jax.jit(partial(judge, dropout_key=None))
+
+    return cache(judge_of)
+
+
+def gathered(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Whole arrays on every host."""
+    if jax.process_count() == 1:
+        return jax.device_get(dict(arrays))
+    return {k: multihost_utils.process_allgather(v, tiled=True) for k, v in arrays.items()}
 
 
 def put_batch(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
@@ -61,3 +145,14 @@ def _bits_per_byte(found: Mapping[str, float], data: Data) -> dict[str, float]:
 def _predicted_per_byte(store: Any) -> float:
     """Predicted tokens a byte of text: all but the first token of each document."""
     return (store.num_tokens - store.num_documents) / max(store.num_bytes, 1)
+
+
+def _check_words(
+    config: ConfigDict, task: Task, tokenizer: Tokenizer, scores: tuple, what: str
+) -> None:
+    """Words are told apart by the tokens between them."""
+    if 'f1' in scores and task.predicts == 'classes' and not len(tokenizer.encode(' ')):
+        raise UserError(
+            f"{what}: 'f1' tells words apart by what is between them, of which data.tokenizer="
+            f'{config.data.tokenizer!r} makes no token; choose another tokenizer'
+        )

@@ -1,36 +1,28 @@
 """The loop: a list of stages in a fixed order."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import jax
 
-from bigmodel import devices
 from bigmodel.data.pipeline import prefetch
 from bigmodel.tasks.by_source import by_source
 from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.console import print_plan
-from bigmodel.training.evaluate import evaluate, put_batch
+from bigmodel.training.evaluate import open_evaluations, put_batch
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.log import Log
+from bigmodel.training.progress import watched
+from bigmodel.training.result import result_of
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
+from bigmodel.training.signals import Interrupted, catch_signals
 from bigmodel.training.state import State
-from bigmodel.training.step import make_eval_step, make_train_step
+from bigmodel.training.step import make_train_step
 from bigmodel.training.writers import draw_loss, read_jsonl
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; everything is saved."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f'stopped by {signal.Signals(signum).name} after step {step}')
-        self.signum = signum
 
 
 def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
@@ -41,7 +33,9 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
     config = setup.config
     with setup.sharding.active(), catch_signals() as stop:
         # 1. Splits that evaluations read, so that a mistake shows before anything is written.
-        splits = {name: setup.open_split(e.split) for name, e in config.evals.items()}
+        best = watched(config.checkpoint.best, config.evals, 'checkpoint.best', patience=False)
+        patient = watched(config.stop_early, config.evals, 'stop_early', patience=True)
+        evaluations = open_evaluations(setup)
 
         # 2. The run directory.
         run.create(setup)
@@ -56,8 +50,6 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         saved = checkpoints.restore(start, setup.abstract.saved) if start else {}
         make_state = partial(setup.resumed, saved) if start else setup.initial_state
         state, train_step, _ = compile_beside(setup, make_state)
-        task = by_source(setup.task, setup.data.parts)
-        eval_step = jax.jit(make_eval_step(setup.model, task, setup.companion_models))
 
         if config.model.check_kernel:
             report = check_kernels(setup, state.params, state.companions)
@@ -72,25 +64,31 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         def evaluate_due(step: int, names: list[str]) -> None:
             log.flush()
             for name in names:
-                count = config.evals[name].batches
                 # The step reuses the companions' memory too: they are those of the newest state.
-                step_of = partial(eval_step, companions=state.companions)
                 params = setup.optimizer.averaged(state.params, state.opt_state)
-                values = evaluate(setup, step_of, params, splits[name], count)
-                log.evaluation(step, name, values, splits[name].store.gzip_bits_per_byte)
+                values = evaluations[name](params, state.companions)
+                gzip = evaluations[name].data.store.gzip_bits_per_byte
+                log.evaluation(step, name, values, gzip)
+
+        # Read back, so that a run that was killed decides as one that was not.
+        found, ended = best.best(run.metrics), patient.reason_to_stop(run.metrics)
 
         # 5. Steps. The host reads the metrics of a step while the device runs the next.
-        batches = prefetch(setup.data.batches, start, config.num_steps)
+        batches = prefetch(setup.data.batches, start, start if ended else config.num_steps)
         step = start
         for step, batch in enumerate(batches, start + 1):
             state, metrics = train_step(state, put_batch(batch, setup.sharding), setup.hparams)
             log.step(step, metrics)
             last = step == config.num_steps
-            evaluate_due(step, [n for n, e in config.evals.items() if step % e.every == 0 or last])
-            if step % config.checkpoint.every == 0 or last or stop:
+            due = [n for n, e in config.evals.items() if step % e.every == 0 or last]
+            evaluate_due(step, due)
+            if due:
+                found, ended = best.best(run.metrics), patient.reason_to_stop(run.metrics)
+            is_best = found.step == step
+            if step % config.checkpoint.every == 0 or last or stop or ended or is_best:
                 log.flush()
-                checkpoints.save(step, setup.saved(state))
-            if stop:
+                checkpoints.save(step, setup.saved(state), found.step)
+            if stop or ended:
                 break
 
         # 6. The end: wait for the last checkpoint, then say what came out.
@@ -100,7 +98,8 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
         if stop:
             raise Interrupted(stop[0], step)
         draw_loss(run.metrics, run.loss, config.name)
-        result = _result(setup, run, log)
+        result = result_of(setup, run, log, step)
+        result |= {'best': best.told(found), 'stopped_early': ended}
         if stop:  # came meanwhile, and is for whatever would follow
             raise Interrupted(stop[0], step)
         return state, result
@@ -130,50 +129,5 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
         return state, *compiling.result()
 
 
-@contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM; a second one of them acts at once."""
-    caught: list[int] = []
-    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(signum: int, frame: Any) -> None:
-        caught.append(signum)
-        for s, handler in old.items():
-            signal.signal(s, handler)
-
-    try:
-        for s in old:
-            signal.signal(s, handle)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
-
-
 def _seconds_before(run: RunDir, start: int) -> float:
     return max((r['seconds'] for r in read_jsonl(run.metrics) if r['step'] <= start), default=0.0)
-
-
-def _result(setup: Setup, run: RunDir, log: Log) -> dict[str, Any]:
-    # Read back, so that a run killed just before this point ends with the same result.
-    last = {r['split']: r for r in read_jsonl(run.metrics)}
-    rates = [r['tokens_per_second'] for r in read_jsonl(run.metrics) if r['split'] == 'train']
-    rate = sorted(rates)[len(rates) // 2]
-    peak = devices.peak_flops()
-    hidden = ('step', 'split', 'seconds', 'tokens_per_second')
-    return {
-        'steps': setup.config.num_steps,
-        'tokens': setup.config.num_steps * setup.tokens_per_step,
-        'metrics': {
-            split: {k: v for k, v in record.items() if k not in hidden}
-            for split, record in last.items()
-        },
-        'seconds': round(log.seconds, 3),
-        'tokens_per_second': rate,
-        'mfu': rate * setup.flops_per_token / peak if peak else None,
-        'peak_memory_bytes': devices.peak_memory_bytes(),
-    }

@@ -16,8 +16,8 @@ from bigmodel.specs import make, parse
 from bigmodel.training.checkpoints import Checkpoints, find_run
 
 
-def restored_params(workdir: str, step: int, abstract: Any) -> tuple[Any, int]:
-    """The parameters of `step` (0: the newest) of a run, placed as `abstract` says."""
+def restored_params(workdir: str, step: int | str, abstract: Any) -> tuple[Any, int]:
+    """The parameters of `step` (0: the newest, 'best') of a run, placed as `abstract` says."""
     run, chosen = checkpoint_of(workdir, step)
     checkpoints = Checkpoints(run / 'checkpoints')
     try:
@@ -26,10 +26,11 @@ def restored_params(workdir: str, step: int, abstract: Any) -> tuple[Any, int]:
         checkpoints.close()
 
 
-def checkpoint_of(workdir: str, step: int) -> tuple[pathlib.Path, int]:
-    """A run and the step of it (0: the newest), which must be there."""
-    run, newest = find_run(workdir, '--workdir')
-    chosen = step or newest
+def checkpoint_of(workdir: str, step: int | str) -> tuple[pathlib.Path, int]:
+    """A run and the step of it (0: the newest, 'best'), which must be there."""
+    best = step == 'best'
+    run, found = find_run(f'{workdir}/checkpoints/best' if best else workdir, '--workdir')
+    chosen = found if best or not step else step
     if not (run / 'checkpoints' / str(chosen)).is_dir():
         there = sorted(int(p.name) for p in (run / 'checkpoints').iterdir() if p.name.isdigit())
         raise UserError(f'--step={chosen}: there is no such checkpoint in {run}; there: {there}')

@@ -24,6 +24,7 @@ from bigmodel.training.averages import with_average
 from bigmodel.training.base import Base
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
+from bigmodel.training.evaluated import check_classes, evaluated
 from bigmodel.training.fit import (
     check_adapter,
     check_format,
@@ -92,9 +93,24 @@ class Setup(Outline):
         """The models of the companions, by name."""
         return {name: c.model for name, c in self.companions.items()}
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their numbers."""
+        return self.data.label_names
+
     def open_split(self, split: str) -> Data:
         """A split for evaluation: every row once, in order."""
         return _open(self.config, self.task, split, self.data.tokenizer, shuffle=False)
+
+    def open_evaluation(self, name: str, entry: ConfigDict, labelled: bool = True) -> Data:
+        """The data of an entry of `evals`, which has this run's classes, or none."""
+        config = evaluated(self.config, name, entry)
+        check_format(config, self.task)
+        tokenizer, labelled = self.data.tokenizer, labelled and self.task.labelled
+        data = _open(config, self.task, entry.split, tokenizer, False, labelled)
+        if self.task.predicts != 'tokens':
+            check_classes(f'evals.{name}', data.label_names, self.label_names)
+        return data
 
     def initial_state(self) -> State:
         """The state before the first step, with what `init_from` restores."""
@@ -221,7 +237,14 @@ def model_of(
     return build_model(config.model, vocab_size, num_labels, platform, choose)
 
 
-def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: bool) -> Data:
+def _open(
+    config: ConfigDict,
+    task: Task,
+    split: str,
+    tokenizer: Any,
+    shuffle: bool,
+    labelled: bool | None = None,
+) -> Data:
     def augment_and_prepare(rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
         return task.prepare(task.augment(rows, draws), draws, tokenizer)
 
@@ -232,7 +255,7 @@ def _open(config: ConfigDict, task: Task, split: str, tokenizer: Any, shuffle: b
         overlap=task.extra_tokens,
         seed=config.seed,
         shuffle=shuffle,
-        labelled=task.labelled,
+        labelled=task.labelled if labelled is None else labelled,
         some_unlabelled=task.skips_unlabelled,
         tokenizer=tokenizer,
         prepare=augment_and_prepare if shuffle else task.prepare,

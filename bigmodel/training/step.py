@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from bigmodel.metrics import Mean, Metrics, add
 from bigmodel.models.model import Model, apply, apply_with_losses
 from bigmodel.sharding import constrain
-from bigmodel.tasks.task import Batch, BoundModel, ModelFn, Objective
+from bigmodel.tasks.task import Batch, BoundModel, Judged, ModelFn, Objective
 from bigmodel.training.optimizers import HParams, Optimizer
 from bigmodel.training.state import State
 
 # (params, batch, dropout_key, companions={}) -> (total loss, metrics)
 LossFn = Callable[..., tuple[jax.Array, Metrics]]
+JudgeFn = Callable[..., tuple[Metrics, Judged]]
 Models = Mapping[str, Model]
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 TrainStep = Callable[[State, Batch, HParams], tuple[State, Metrics]]
@@ -53,8 +54,8 @@ def make_eval_step(
     model: Model, task: Objective, companions: Models = EMPTY
 ) -> Callable[..., Metrics]:
     """Builds (params, batch, companions={}) -> metrics, without dropout."""
-    loss_fn = make_loss_fn(model, task, companions)
-    return lambda params, batch, companions=EMPTY: loss_fn(params, batch, None, companions)[1]
+    judge = make_judge(model, task, companions)
+    return lambda params, batch, companions=EMPTY: judge(params, batch, None, companions)[0]
 
 
 def make_loss_fn(model: Model, task: Objective, models: Models = EMPTY) -> LossFn:
@@ -64,9 +65,21 @@ def make_loss_fn(model: Model, task: Objective, models: Models = EMPTY) -> LossF
     what they report. `models` are the companions, whose parameters the loss is given by name.
     """
 
-    def loss_fn(
+    judge = make_judge(model, task, models)
+
+    def loss_fn(*args: Any, **kwargs: Any) -> tuple[jax.Array, Metrics]:
+        metrics, _ = judge(*args, **kwargs)
+        return metrics['loss'].total, metrics
+
+    return loss_fn
+
+
+def make_judge(model: Model, task: Objective, models: Models = EMPTY) -> JudgeFn:
+    """(params, batch, dropout_key, companions={}) -> all metrics, and predictions by row."""
+
+    def judge(
         params: Any, batch: Batch, dropout_key: jax.Array | None, companions: Any = EMPTY
-    ) -> tuple[jax.Array, Metrics]:
+    ) -> tuple[Metrics, Judged]:
         added: dict[str, jax.Array] = {}
         reported: dict[str, jax.Array] = {}
 
@@ -77,14 +90,14 @@ def make_loss_fn(model: Model, task: Objective, models: Models = EMPTY) -> LossF
             return outputs
 
         frozen = {name: _frozen(m, companions[name]) for name, m in models.items()}
-        metrics = task(BoundModel(bound, frozen), batch, dropout_key)
+        metrics, rows = task.judge(BoundModel(bound, frozen), batch, dropout_key)
         weight = metrics['loss'].weight
         metrics |= {k: Mean(v * weight, weight) for k, v in (added | reported).items()}
         for name in added:
             metrics['loss'] = Mean(metrics['loss'].total + metrics[name].total, weight)
-        return metrics['loss'].total, metrics
+        return metrics, rows
 
-    return loss_fn
+    return judge
 
 
 def _frozen(model: Model, params: Any) -> ModelFn:

@@ -1,0 +1,39 @@
+"""`label`: pseudo-labels, the confident predictions of a checkpoint as data to train on."""
+
+import argparse
+
+from bigmodel.commands.evaluate import opened
+from bigmodel.commands.open_run import STEP, step
+from bigmodel.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `label`."""
+    parser.add_argument('--output', required=True, help='JSONL file for the labelled examples')
+    parser.add_argument('--threshold', type=float, default=0.9, help='least probability')
+    parser.add_argument('--eval', default='', help='entry of evals; default: validation')
+    parser.add_argument('--split', default='train', help='of the examples to label')
+    parser.add_argument('--batches', type=int, default=0, help='0: the whole split')
+    parser.add_argument('--step', type=step, default=0, help=STEP)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the examples with their labels, and says how to train on them."""
+    from bigmodel.training.predictions import class_counts, labelled, write_lines
+
+    if not 0 <= args.threshold <= 1:
+        raise UserError(f'--threshold={args.threshold} must be in [0, 1]')
+    run = opened(args, labelled=False)
+    if run.setup.task.predicts != 'class':
+        raise UserError(f'{args.workdir} predicts {run.setup.task.predicts}; label needs classes')
+    with run.setup.sharding.active():
+        results = run.evaluation.results(run.params, run.setup.restore_companions())
+    lines = write_lines(args.output, labelled(run.evaluation, results, args.threshold), '--output')
+    rows = len(results.rows['index'])
+    print(f'{args.output}: {len(lines):,} of {rows:,} examples ({class_counts(lines) or "none"})')
+    format = f'text(label="label", classes={results.classes!r})'
+    print(
+        f'train on them with --config.data.source=jsonl --config.data.path={args.output} '
+        f"--config.data.format='{format.replace(chr(39), chr(34))}'"
+    )
+    return 0

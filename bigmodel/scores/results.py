@@ -1,0 +1,27 @@
+"""What an evaluation found, from which scores are computed."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The means over a split, and what was predicted for each of its rows, in order.
+
+    `rows` are arrays whose first dimension is that of rows: `prediction`, `target` and `weight` (0
+    where a row does not count) as the task gives them (`Task.judge`), and `index`, the number of
+    the row in the split. `classes` are the names of the classes, `decode` makes text of tokens.
+    """
+
+    means: Mapping[str, float]
+    rows: Mapping[str, np.ndarray]
+    classes: tuple[str, ...]
+    decode: Callable[[Any], str]
+
+    def counted(self) -> 'Results':
+        """Without the rows that do not count."""
+        keep = self.rows['weight'] > 0
+        return dataclasses.replace(self, rows={k: v[keep] for k, v in self.rows.items()})

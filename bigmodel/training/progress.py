@@ -1,0 +1,132 @@
+"""The best evaluation of a run so far, and whether it is still getting better."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bigmodel import config as config_lib
+from bigmodel.errors import UserError, nearest
+from bigmodel.training.writers import read_jsonl
+
+# Which way is better, of values that are known by name.
+BETTER = {
+    **dict.fromkeys(
+        ('loss', 'nll', 'mse', 'mae', 'bits_per_byte', 'perplexity', 'divergence'), 'min'
+    ),
+    **dict.fromkeys(
+        ('accuracy', 'f1', 'f1_macro', 'precision', 'recall', 'matthews', 'pearson', 'spearman'),
+        'max',
+    ),
+    **dict.fromkeys(('exact_match', 'margin'), 'max'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best value of a metric, and how many evaluations ago that was; step 0: none yet."""
+
+    step: int = 0
+    value: float = math.nan
+    since: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """'EVALUATION/METRIC: better=min patience=3 least=0.01', or '' for nothing.
+
+    A value is better when it is so by more than `least`; `patience` evaluations in a row without a
+    better one are the end.
+    """
+
+    evaluation: str = ''
+    metric: str = ''
+    better: str = 'min'
+    patience: int = 0
+    least: float = 0.0
+
+    def best(self, path: pathlib.Path) -> Best:
+        """Of the records of a metrics.jsonl; the first of equals. NaN is never better."""
+        found, sign = Best(), 1 if self.better == 'max' else -1
+        for record in read_jsonl(path) if self.metric else ():
+            if record['split'] == self.evaluation:
+                value = self._value(record)
+                first = not found.step and not math.isnan(value)
+                if first or sign * (value - found.value) > self.least:
+                    found = Best(record['step'], value)
+                else:
+                    found = dataclasses.replace(found, since=found.since + 1)
+        return found
+
+    def told(self, best: Best) -> dict[str, Any] | None:
+        """What result.json says of it."""
+        if not best.step:
+            return None
+        metric = f'{self.evaluation}/{self.metric}'
+        return {'metric': metric, 'step': best.step, 'value': best.value}
+
+    def _value(self, record: Mapping[str, Any]) -> float:
+        if self.metric not in record:
+            there = [k for k in record if k not in ('step', 'split', 'seconds')]
+            raise UserError(
+                f'evals.{self.evaluation} has no {self.metric!r}.{nearest(self.metric, there)} '
+                f'It has: {", ".join(there)}'
+            )
+        return float(record[self.metric])
+
+    def reason_to_stop(self, path: pathlib.Path) -> str:
+        """What a run that has not got better ends with, from its metrics.jsonl; '' to go on."""
+        best = self.best(path)
+        if not self.patience or best.since < self.patience:
+            return ''
+        return (
+            f'{self.evaluation}/{self.metric} has not been better than {best.value:.4f} of step '
+            f'{best.step} for {best.since} evaluations'
+        )
+
+
+def watched(text: str, evaluations: Iterable[str], what: str, patience: bool) -> Watched:
+    """Reads `checkpoint.best` or, with `patience`, `stop_early`; raises UserError."""
+    name, _, rest = text.partition(':')
+    evaluation, slash, metric = name.strip().partition('/')
+    if not text:
+        return Watched()
+    given = dict(config_lib.pairs(rest, what))
+    allowed = ('better', 'patience', 'least') if patience else ('better',)
+    wrong = [key for key in given if key not in allowed]
+    if not slash or not metric or wrong or (patience and 'patience' not in given):
+        shown = ', '.join(wrong) or text
+        raise UserError(
+            f"{what}: cannot read {shown!r}; write 'validation/loss"
+            + (": patience=3'" if patience else "'")
+            + f' with any of {", ".join(allowed)}'
+        )
+    evaluations = list(evaluations)
+    if evaluation not in evaluations:
+        raise UserError(f'{what}: evals has no {evaluation!r}; there: {", ".join(evaluations)}')
+    better = given.get('better', BETTER.get(metric, ''))
+    if better not in ('min', 'max'):
+        raise UserError(
+            f"{what}: which way is {metric!r} better? Write '{evaluation}/{metric}: better=min' "
+            f'or better=max'
+        )
+    try:
+        numbers = int(given.get('patience', 0)), float(given.get('least', 0))
+    except ValueError as e:
+        raise UserError(f'{what}: {e}') from e
+    if numbers[0] < patience or numbers[1] < 0:
+        raise UserError(f'{what}: patience must be at least 1, and least not negative')
+    return Watched(evaluation, metric, better, *numbers)
+
+
+def best_step(run: pathlib.Path, what: str) -> int:
+    """The step of a run's best checkpoint; raises UserError when it keeps none."""
+    config = config_lib.read_json(run / 'config.json')
+    best = watched(config.checkpoint.best, config.evals, 'checkpoint.best', patience=False)
+    step = best.best(run / 'metrics.jsonl').step
+    if not step:
+        raise UserError(
+            f"{what}: {run} has no best checkpoint; train it with checkpoint.best='validation/loss'"
+        )
+    return step

@@ -1,0 +1,129 @@
+"""Scores against scikit-learn, SciPy, seqeval and the cases of SQuAD's script."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from bigmodel.data.plain_tokenizers import ByteTokenizer
+from bigmodel.errors import UserError
+from bigmodel.scores import answers, classes, entities, numbers
+from bigmodel.scores.results import Results
+from bigmodel.scores.table import SCORES, build_scores
+
+
+def results(prediction, target, names=(), weight=None, **rows) -> Results:
+    rows = {'prediction': np.asarray(prediction), 'target': np.asarray(target)} | rows
+    rows['weight'] = np.ones(len(rows['target'])) if weight is None else np.asarray(weight)
+    return Results({}, rows, tuple(names), ByteTokenizer().decode)
+
+
+@pytest.mark.parametrize('size', [2, 3, 7])
+@pytest.mark.parametrize('skewed', [False, True])
+def test_scores_of_classes_are_scikit_learns(size, skewed) -> None:
+    rng = np.random.default_rng(size)
+    target = rng.integers(0, size - skewed, 60)  # skewed: the last class never occurs
+    prediction = np.where(rng.random(60) < 0.5, target, rng.integers(0, size - skewed, 60))
+    found = results(prediction, target, map(str, range(size)))
+    assert classes.matthews(found)['matthews'] == pytest.approx(
+        metrics.matthews_corrcoef(target, prediction)
+    )
+    if size == 2:
+        want = {'f1': metrics.f1_score(target, prediction, zero_division=0)}
+    else:
+        want = {'f1_macro': metrics.f1_score(target, prediction, average='macro')}
+    assert classes.f1(found) == pytest.approx(want)
+
+
+def test_rows_that_do_not_count_do_not() -> None:
+    weight = [1, 1, 0, 1, 0]
+    some = results([0, 1, 1, 1, 0], [0, 1, 0, 0, 1], 'ab', weight)
+    alone = results([0, 1, 1], [0, 1, 0], 'ab')
+    for score in (classes.f1, classes.matthews):
+        assert score(some) == score(alone)
+    some = results([0.0, 1, 9, 2, 9], [1.0, 5, 0, 3, 0], weight=weight)
+    assert numbers.spearman(some) == {'spearman': pytest.approx(0.5)}
+
+
+def test_scores_of_numbers_are_scipys() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 9, 40).astype(float), rng.standard_normal(40)  # with ties
+    found = results(x + y, x)
+    assert numbers.pearson(found)['pearson'] == pytest.approx(stats.pearsonr(x + y, x).statistic)
+    found = results(x, np.floor(x / 2) + np.round(y))
+    want = stats.spearmanr(*(found.rows[k] for k in ('prediction', 'target'))).statistic
+    assert numbers.spearman(found)['spearman'] == pytest.approx(want)
+    assert np.isnan(numbers.pearson(results([1.0, 1.0], [0.0, 1.0]))['pearson'])
+
+
+# seqeval 1.2.2: precision_score, recall_score, f1_score of ([right], [predicted]).
+SEQEVAL = [
+    ('O O B-A I-A O', 'O O B-A I-A O', 1, 1, 1),
+    ('B-A I-A O B-B', 'B-A O O B-B', 0.5, 0.5, 0.5),
+    ('B-A B-A O', 'B-A I-A O', 0, 0, 0),
+    ('O B-A I-A', 'O I-A I-A', 1, 1, 1),
+    ('B-A I-A B-B I-B O', 'B-A I-B B-B I-B O', 1 / 3, 0.5, 0.4),
+    ('O O B-A', 'B-A O B-A', 0.5, 1, 2 / 3),
+]
+NAMES = ('B-A', 'B-B', 'I-A', 'I-B', 'O')
+
+
+def spread(tags: str) -> list[int]:
+    """Each word as two tokens, with one of no class between words."""
+    return [c for tag in tags.split() for c in (NAMES.index(tag), NAMES.index(tag), -1)]
+
+
+@pytest.mark.parametrize(('right', 'predicted', 'precision', 'recall', 'f1'), SEQEVAL)
+def test_entities_are_seqevals(right, predicted, precision, recall, f1) -> None:
+    target, prediction = (np.array([spread(t)]) for t in (right, predicted))
+    prediction[:, 1::3] = 0  # what second tokens of words are taken for does not matter
+    segments = np.ones_like(target)
+    found = entities.f1(results(prediction, target, NAMES, segments=segments))
+    assert found == pytest.approx({'f1': f1, 'precision': precision, 'recall': recall})
+
+
+def test_entities_do_not_cross_texts_and_other_classes_are_scored_as_classes() -> None:
+    target = np.array([spread('B-A I-A')])
+    segments = np.array([[1, 1, 1, 2, 2, 2]])
+    found = list(entities.words(results(target, target, NAMES, segments=segments)))
+    assert found == [([0], [0]), ([2], [2])]
+    target, prediction = np.array([[0, 0, -1, 1, -1, 2]]), np.array([[0, 1, 0, 0, 0, 2]])
+    found = entities.f1(results(prediction, target, 'xyz', segments=np.ones_like(target)))
+    want = metrics.f1_score([0, 1, 2], [0, 0, 2], average='macro')
+    assert found == pytest.approx({'f1_macro': want})
+
+
+@pytest.mark.parametrize(
+    ('answer', 'right', 'exact', 'f1'),
+    [  # by hand, from the definitions of evaluate-v2.0.py
+        ('the Denver Broncos!', 'Denver Broncos', True, 1),
+        ('Denver', 'Denver Broncos', False, 2 / 3),
+        ('a gold anniversary', 'gold', False, 2 / 3),
+        ('', '', True, 1),
+        ('x', '', False, 0),
+        ('the the cat', 'the cat cat', False, 2 / 3),
+        ('in 1,000 B.C.', 'In 1000 BC', True, 1),
+    ],
+)
+def test_answers_are_compared_as_by_squads_script(answer, right, exact, f1) -> None:
+    assert answers.exact_match(answer, right) == exact
+    assert answers.overlap(answer, right) == pytest.approx(f1)
+
+
+def test_answers_are_the_text_of_spans() -> None:
+    tokens = np.array([list(b'.who? the Ada L.')])
+    found = results([[6, 12]], [[10, 12]], tokens=tokens)
+    assert answers.span_exact_match(found) == {'exact_match': 1}
+    found = results([[0, 0]], [[10, 12]], tokens=tokens)
+    assert answers.span_f1(found) == {'f1': 0}
+
+
+def test_scores_are_chosen_by_what_a_task_predicts() -> None:
+    assert build_scores(('f1',), ('span', 'span'), 'x')[0].of is answers.span_f1
+    with pytest.raises(
+        UserError, match=r"unknown evals.v.scores 'mathews'.*Did you mean 'matthews'"
+    ):
+        build_scores(('mathews',), ('class',), 'evals.v.scores')
+    with pytest.raises(UserError, match=r"'spearman' does not fit this task; .*: f1, matthews"):
+        build_scores(('spearman',), ('class', 'class'), 'evals.v.scores')
+    assert all(SCORES.values())
