@@ -106,12 +106,32 @@ def from_dict(plain: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(_untuple(plain))
 
 
+# Keys that came after the first run directories, with the value that does what was done before.
+# '*' is every entry of a group.
+ADDED = {
+    'stop_early': '',
+    'data.mixture': (),
+    'model.prompt': 'none',
+    'optimizer.last_layers': 0,
+    'optimizer.layer_decay': 1.0,
+    'evals.*.scores': (),
+    'evals.*.data': '',
+    'checkpoint.only_trained': False,
+    'checkpoint.best': '',
+}
+
+
 def read_json(path: str | os.PathLike) -> ConfigDict:
-    """Reads a run's config.json; raises UserError when it is missing or damaged."""
+    """Reads a run's config.json, with the keys that an older one lacks (`ADDED`).
+
+    Raises UserError when it is missing or damaged.
+    """
     try:
         plain = json.loads(pathlib.Path(path).read_text())
         if not isinstance(plain, dict):
             raise TypeError('it holds no keys')
+        for key, value in ADDED.items():
+            _add(plain, key.split('.'), value)
         return from_dict(plain)
     except FileNotFoundError:
         raise UserError(f'{path} does not exist: this is not a run directory') from None
@@ -119,6 +139,16 @@ def read_json(path: str | os.PathLike) -> ConfigDict:
         raise UserError(
             f'{path} is damaged ({e}); restore it, or start the run in another --workdir'
         ) from e
+
+
+def _add(group: Any, path: list[str], value: Any) -> None:
+    """Gives a nested dict the value at `path` where it has none."""
+    name, *rest = path
+    if not rest:
+        group.setdefault(name, value)
+        return
+    for entry in group.values() if name == '*' else [group[name]] if name in group else []:
+        _add(entry, rest, value)
 
 
 def diff(old: Mapping | ConfigDict, new: Mapping | ConfigDict) -> list[str]:

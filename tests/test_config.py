@@ -140,6 +140,13 @@ def test_damaged_json_is_a_user_error(tmp_path: pathlib.Path, content: bytes) ->
         config_lib.read_json(path)
 
 
+def test_the_config_of_an_older_run_has_every_key_of_today() -> None:
+    """The quickstart's of November 2026; a key that is new since needs a line of `ADDED`."""
+    older = pathlib.Path(__file__).parent / 'golden' / 'older_config.json'
+    read = dict(config_lib.flatten(config_lib.read_json(older)))
+    assert read.keys() == dict(config_lib.flatten(defaults.get_config())).keys()
+
+
 def test_missing_json_is_not_a_run_directory(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match='not a run directory'):
         config_lib.read_json(tmp_path / 'config.json')
