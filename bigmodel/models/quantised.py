@@ -15,9 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int8, UInt8
+from jaxtyping import Array, Float, Int8, UInt8
 
-from bigmodel import params as params_lib
 from bigmodel.errors import UserError
 from bigmodel.specs import Range
 
@@ -135,7 +134,7 @@ def to_read(wanted: Mapping[str, Any], found: Container[str]) -> dict[str, Any]:
 
 
 def as_wanted(read: Mapping[str, Array], wanted: Mapping[str, Any]) -> dict[str, Array]:
-    """What was read as `to_read` says, with floats quantised, one weight after the other."""
+    """What was read as `to_read` says, with floats quantised where they are wanted so."""
     weights = [path for path in _weights(wanted) if path in read]
     made = {path: x for path, x in read.items() if path not in weights}
     for path in weights:

@@ -12,6 +12,12 @@ from tests.commands.test_only_trained_runs import arguments
 TRAINED = "(('(adapter|backbone/final_norm)/.*', True), ('.*', False))"
 RUNS = {
     'lora': {'model.adapter': 'lora(rank=2)', 'optimizer.train': TRAINED},
+    'qlora': {'model.adapter': 'qlora(rank=2, block=16)', 'optimizer.train': TRAINED},
+    'qlora, all saved': {
+        'model.adapter': 'qlora(rank=2, block=16, bits=8)',
+        'optimizer.train': TRAINED,
+        'checkpoint.only_trained': False,
+    },
     'dora, averaged': {
         'model.adapter': 'dora(rank=2)',
         'optimizer.train': TRAINED,

@@ -1,4 +1,4 @@
-"""Weights in few bits: the values by their definition, both ways by numpy, and bounds of the error."""
+"""Weights in few bits: their values by definition, both ways by numpy, and bounds of the error."""
 
 import statistics
 
@@ -19,8 +19,12 @@ from bigmodel.models.quantised import (
     quantise,
     to_read,
 )
+from bigmodel.sharding import make_sharding
+from bigmodel.training.state import abstract_params
+from tests.small import assert_trees_close, quick_jit, random_params, small_model
 
 BLOCK, LEAD = 8, 1
+MESHES = {'fsdp': 'fsdp=4', 'fsdp_tensor': 'fsdp=2,tensor=2'}
 SHAPE = (2, 6, 4, 8)  # layers, and a row of 4·8 numbers
 WEIGHT = jnp.asarray(np.random.default_rng(0).standard_normal(SHAPE), jnp.float32)
 
@@ -107,3 +111,29 @@ def test_what_does_not_fit_is_refused() -> None:
         quantise(WEIGHT, 64, 4, LEAD, 'a/b')
     with pytest.raises(UserError, match='the last dim of a weight has 3; set bits=8'):
         quantise(jnp.ones((4, 3)), 1, 4)
+
+
+@pytest.mark.parametrize('rules', MESHES)
+def test_codes_are_split_like_their_weight_and_scales_like_its_rows(rules: str) -> None:
+    """Also when they are made of floats that a checkpoint has."""
+    sharding = make_sharding(MESHES[rules], rules, jax.devices()[:4])
+    model = small_model(adapter=f'qlora(block={BLOCK})')
+    boxed = abstract_params(model)
+    params = model.adapter.stored(dequantised(random_params(model)))
+    places = sharding.of_params(boxed)
+    own = params_lib.flatten(places)
+    mixer = 'backbone/layers/block_0/mixer'
+    for path in (f'{mixer}/q/weight', f'{mixer}/out/weight'):
+        plain = params_lib.flatten(sharding.of_params(abstract_params(small_model())))[path]
+        assert own[f'{path}/codes'].spec == plain.spec
+        assert own[f'{path}/scales'].spec[:2] == plain.spec[:2]
+    wanted = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), params, places
+    )
+    wanted = params_lib.flatten(wanted)
+    floats = params_lib.flatten(dequantised(params))
+    read = {p: jax.device_put(floats[p], x.sharding) for p, x in to_read(wanted, floats).items()}
+    made = as_wanted(read, wanted)
+    assert all(x.sharding.is_equivalent_to(own[path], x.ndim) for path, x in made.items())
+    merged = quick_jit(model.adapter.merge)(params_lib.nest(made))
+    assert_trees_close(merged, model.adapter.merge(params), rtol=1e-5, atol=1e-5)
