@@ -23,8 +23,8 @@ from bigmodel.errors import UserError, unknown
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
 # Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, experts, vocab, positions,
-# labels, latent (what keys and values are made from), rank (of an adapter), taps (of a
-# convolution), gates and state (of a recurrence), pixels (of a patch).
+# labels, latent (what keys and values are made from), rank (of an adapter), blocks (of numbers that
+# share a scale), taps (of a convolution), gates and state (of a recurrence), pixels (of a patch).
 # Activations: batch, length, features (model width of an activation).
 _REPLICATED = dict.fromkeys(
     [
@@ -40,6 +40,7 @@ _REPLICATED = dict.fromkeys(
         'labels',
         'latent',
         'rank',
+        'blocks',
         'taps',
         'gates',
         'state',

@@ -79,7 +79,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
     # lm(tied=, scale=), mlm(tied=, activation=, norm=), classifier(pool=), regressor(pool=),
     c.model.head = ''  # token_classifier, span
-    c.model.adapter = 'none'  # lora(rank=, alpha=, where=, dropout=), dora; freeze what it adapts
+    # lora(rank=, alpha=, where=, dropout=), dora, qlora(block=, bits=): of a base in few bits
+    c.model.adapter = 'none'  # freeze what it adapts
     c.model.init = ''  # normal(std=), gpt2(std=), fan_in(scale=, embed=), mup(base_width=, …)
     c.model.dropout = 0.0  # of embeddings and of every branch
     # reference, fused, cudnn, blockwise(block_size=), splash(block_size=) of a TPU; auto: the first

@@ -58,6 +58,9 @@ def random_params(model: Model, seed: int = 0) -> Any:
 
     def draw(path: Any, leaf: Any) -> jax.Array:
         name = params_lib.path_of(path)
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            low, high = jnp.iinfo(leaf.dtype).min, jnp.iinfo(leaf.dtype).max
+            return jnp.asarray(rng.integers(low, high, leaf.shape, endpoint=True), leaf.dtype)
         x = rng.standard_normal(leaf.shape)
         if name.endswith('weight'):
             x = x / math.sqrt(math.prod(leaf.shape[1:-1]))

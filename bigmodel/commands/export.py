@@ -64,13 +64,13 @@ def merged(config: ConfigDict, workdir: str, step: int) -> tuple[Any, int]:
     checkpoints = Checkpoints(run / 'checkpoints')
     place = make_sharding('', 'dp', jax.devices()[:1]).replicated()
     abstract = {
-        path: jax.ShapeDtypeStruct(shape, 'float32', sharding=place)
-        for path, shape in checkpoints.param_shapes(chosen).items()
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        for path, leaf in checkpoints.param_leaves(chosen).items()
     }
     checkpoints.close()
     params, _ = restored_params(workdir, chosen, params_lib.nest(abstract))
     adapter = make(ADAPTERS, config.model.adapter, 'model.adapter')
-    return jax.jit(adapter.merge)(params), chosen
+    return jax.jit(lambda p: adapter.merge(adapter.stored(p)))(params), chosen
 
 
 def _write(theirs: Any, ours: Any, config: ConfigDict, params: Any, step: int) -> None:

@@ -7,7 +7,7 @@ of all the tree that the model was built for. Adapted weights are frozen by `opt
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import flax.traverse_util
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
+from bigmodel.models.quantised import A_BITS, CODES, SCALES, dequantised, quantise
 from bigmodel.sharding import is_box
 from bigmodel.specs import POSITIVE, SHARE
 
@@ -32,6 +33,10 @@ class Adapter:
     def init(self, boxed: Any, key: jax.Array) -> Any:
         """All parameters with their logical axes, those of the adapter among them."""
         return boxed
+
+    def stored(self, params: Any) -> Any:
+        """Parameters as this adapter keeps them, from such or from float ones."""
+        return params
 
     def merge(self, params: Any, key: jax.Array | None = None) -> Any:
         """The model's own parameters; `key` turns dropout on."""
@@ -71,7 +76,7 @@ class Lora(Adapter):
         if not own:  # an export, whose weights are merged
             return base
         flat = flax.traverse_util.flatten_dict(base, sep='/')
-        for i, path in enumerate(dict.fromkeys(name.rpartition('/')[0] for name in own)):
+        for i, path in enumerate(_adapted(own)):
             factors = {n.rpartition('/')[2]: x for n, x in own.items() if n.startswith(f'{path}/')}
             here = None if key is None else jax.random.fold_in(key, i)
             flat[path] = self._merged(flat[path], factors, here)
@@ -126,7 +131,50 @@ class Dora(Lora):
         return factor * (_norm(weight, inside) / length) * moved
 
 
-ADAPTERS: dict[str, Callable[..., Adapter]] = {'none': Adapter, 'lora': Lora, 'dora': Dora}
+@dataclasses.dataclass(frozen=True)
+class Qlora(Lora):
+    """LoRA whose adapted weights are kept in `bits` bits, each `block` of them with a scale
+    (Dettmers et al. 2023, without their second quantisation, that of the scales).
+
+    4 bits are NF4, 8 evenly spaced. What is kept is small; a step makes float weights of all of it.
+    """
+
+    block: Annotated[int, POSITIVE] = 64
+    bits: Annotated[int, A_BITS] = 4
+
+    def init(self, boxed: Any, key: jax.Array) -> Any:
+        own = super().init(boxed, key)[KEY]
+        flat = _boxes(boxed)
+        for path in _adapted(_boxes(own)):
+            flat[path] = self._boxed_node(flat[path], path)
+        return {**_nested(flat), KEY: own}
+
+    def stored(self, params: Any) -> Any:
+        flat = flax.traverse_util.flatten_dict(params, sep='/')
+        own = flax.traverse_util.flatten_dict(params[KEY], sep='/')
+        for path in _adapted(own):
+            if path in flat:
+                weight = flat[path]
+                num_lead = own[f'{path}/down'].ndim + own[f'{path}/up'].ndim - 2 - weight.ndim
+                flat[path] = quantise(weight, self.block, self.bits, num_lead, path)
+        return _nested(flat)
+
+    def merge(self, params: Any, key: jax.Array | None = None) -> Any:
+        return super().merge(dequantised(params), key)
+
+    def _boxed_node(self, box: Any, path: str) -> dict[str, Any]:
+        lead, _, _ = _dims(box.names, box.value.shape)
+        node = quantise(box.value, self.block, self.bits, len(lead), path)
+        names = {CODES: box.names, SCALES: (*box.names[: len(lead) + 1], 'blocks')}
+        return {k: nn.LogicallyPartitioned(x, names[k]) for k, x in node.items()}
+
+
+ADAPTERS: dict[str, Callable[..., Adapter]] = {
+    'none': Adapter,
+    'lora': Lora,
+    'dora': Dora,
+    'qlora': Qlora,
+}
 
 Dims = tuple[tuple[str, int], ...]
 
@@ -150,6 +198,11 @@ def _param(init: Callable[..., Array], key: jax.Array, dims: Dims) -> nn.Logical
 
 def _norm(weight: Array, inside: tuple[int, ...]) -> Float[Array, '...']:
     return jnp.sqrt(jnp.sum(jnp.square(weight), axis=inside, keepdims=True))
+
+
+def _adapted(own: Iterable[str]) -> list[str]:
+    """The paths of the weights that an adapter with parameters of these paths changes."""
+    return list(dict.fromkeys(path.rpartition('/')[0] for path in own))
 
 
 def _boxes(boxed: Any) -> dict[str, Any]:

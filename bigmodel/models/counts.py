@@ -13,6 +13,7 @@ from bigmodel.layers.cross import CROSSES
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.models.heads import HEADS
+from bigmodel.models.quantised import float_shapes
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.sharding import is_box
 from bigmodel.specs import make, parse
@@ -55,7 +56,7 @@ def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[tuple[str, tuple[
     ffns = {k: [make(FFNS, s['ffn'], 'model.ffn') for s in v] for k, v in sides.items()}
     last = ffns['backbone'][-1]  # of what predicts tokens ahead
     leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box)
-    boxes = {params_lib.path_of(key_path): box for key_path, box in leaves}
+    boxes = float_shapes({params_lib.path_of(key_path): box for key_path, box in leaves})
     times = {'head': 1 + _tokens_ahead(boxed)}
     if model.share == 'all':
         depths = {'backbone': model.depth, 'encoder': model.encoder_depth}
@@ -93,4 +94,5 @@ def parameter_table(boxed: Any, stds: dict[str, float] | None = None) -> list[st
         f'{n:<{widths[0]}}  {d:<{widths[1]}}  {c:>{widths[2]}}  {s:>{widths[3]}}'.rstrip()
         for n, d, c, s in rows
     ]
-    return [*lines, f'total {params_lib.count(boxed):,}']
+    total = params_lib.count(float_shapes({params_lib.path_of(p): box for p, box in leaves}))
+    return [*lines, f'total {total:,}']

@@ -13,6 +13,7 @@ import jax
 
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
+from bigmodel.models import quantised
 from bigmodel.params import Rules
 from bigmodel.training.base import Base, base_of_run
 from bigmodel.training.progress import best_step
@@ -75,13 +76,19 @@ class Checkpoints:
         if not jax.tree.leaves(kept):
             raise UserError('init_from.restore restores nothing; let one regex be True')
         found = self.param_shapes(step)
-        _check_shapes(found, params_lib.flatten(kept), f'{self.folder}/{step}', exact=False)
+        wanted = quantised.to_read(params_lib.flatten(kept), found)
+        _check_shapes(found, wanted, f'{self.folder}/{step}', exact=False)
         return kept
 
     def read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
         """The parameters of these paths: averages where there are some, else those of the step,
-        else those of the run's base. Of stacked layers each may have the upper ones alone.
+        else those of the run's base. Of stacked layers each may have the upper ones alone. Weights
+        that are wanted quantised and are floats there are quantised here.
         """
+        as_there = quantised.to_read(wanted, self.param_shapes(step))
+        return quantised.as_wanted(self._read(step, as_there), wanted)
+
+    def _read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
         found, missing, own = self.shapes(step), dict(wanted), {}
         for prefix in ('params/', 'opt_state/average/')[::-1]:
             here = {p: _rows_of(x, found.get(prefix + p)) for p, x in missing.items()}
@@ -101,23 +108,26 @@ class Checkpoints:
 
     def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """The shape of everything in `step`, by path: parameters are under 'params'."""
-        with _readable(f'{self.folder}/{step}'):
-            tree = self._orbax().metadata(step).metadata
-        return {path: tuple(leaf.shape) for path, leaf in params_lib.flatten(tree).items()}
+        return {path: leaf.shape for path, leaf in self._leaves(step).items()}
 
     def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter of the model of `step`, those of the run's base too."""
+        return {path: leaf.shape for path, leaf in self.param_leaves(step).items()}
+
+    def param_leaves(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Every parameter of the model of `step`, those of the run's base as it has them."""
         own = {
-            path.removeprefix('params/'): shape
-            for path, shape in self.shapes(step).items()
+            path.removeprefix('params/'): leaf
+            for path, leaf in self._leaves(step).items()
             if path.startswith('params/')
         }
         base = base_of_run(self.folder.parent)
         if not base.parameters:
             return own
         run, at = find_run(base.checkpoint, str(self.folder.parent))
-        theirs = Checkpoints(run / 'checkpoints').param_shapes(at)
-        return own | {path: theirs[path] for path in base.parameters}
+        theirs = Checkpoints(run / 'checkpoints').param_leaves(at)
+        places = [quantised.place_in(theirs, path) for path in base.parameters]
+        return own | {path: theirs[path] for path in places}
 
     def wait(self) -> None:
         """Returns when nothing is being written any more."""
@@ -129,6 +139,12 @@ class Checkpoints:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+
+    def _leaves(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        with _readable(f'{self.folder}/{step}'):
+            tree = self._orbax().metadata(step).metadata
+        flat = params_lib.flatten(tree)
+        return {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in flat.items()}
 
     def _orbax(self) -> Any:
         if self._opened is None:

@@ -162,7 +162,7 @@ def check_adapter(config: ConfigDict, trained: Any) -> None:
     trained = params_lib.flatten(trained)
     for path in trained:
         base = path.partition(f'{ADAPTER}/')[2].rpartition('/')[0]
-        if trained.get(base):
+        if any(trained[p] for p in trained if base and f'{p}/'.startswith(f'{base}/')):
             raise UserError(
                 f'model.adapter={config.model.adapter!r} adapts {base}, which '
                 f"optimizer.train trains; set optimizer.train=(('adapter/.*', True), "

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 
 from bigmodel import params as params_lib
+from bigmodel.models.quantised import float_shapes
 from bigmodel.training.optimizers import Optimizer
 from bigmodel.training.state import State
 
@@ -30,7 +31,7 @@ class Sizes:
 def sizes_of(abstract: State, optimizer: Optimizer) -> Sizes:
     """The sizes of a state, from its shapes; averages count as the optimizer's."""
     return Sizes(
-        params_lib.count(abstract.params),
+        params_lib.count(float_shapes(params_lib.flatten(abstract.params))),
         params_lib.count(jax.eval_shape(optimizer.selection.part, abstract.params)),
         params_lib.num_bytes(abstract.params),
         params_lib.num_bytes(abstract.opt_state),

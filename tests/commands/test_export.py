@@ -12,6 +12,12 @@ from tests.commands.test_only_trained_runs import arguments
 TRAINED = "(('(adapter|backbone/final_norm)/.*', True), ('.*', False))"
 RUNS = {
     'lora': {'model.adapter': 'lora(rank=2)', 'optimizer.train': TRAINED},
+    'qlora': {'model.adapter': 'qlora(rank=2, block=16)', 'optimizer.train': TRAINED},
+    'qlora, all saved': {
+        'model.adapter': 'qlora(rank=2, block=16, bits=8)',
+        'optimizer.train': TRAINED,
+        'checkpoint.only_trained': False,
+    },
     'dora, averaged': {
         'model.adapter': 'dora(rank=2)',
         'optimizer.train': TRAINED,
@@ -56,6 +62,9 @@ def test_it_is_a_plain_model_that_runs_start_from(exported, text, tmp_path):
     found = Checkpoints(output / 'checkpoints').shapes(4)
     assert {path.split('/')[0] for path in found} == {'step', 'params'}
     assert not any('adapter' in path for path in found)
+    leaves = Checkpoints(output / 'checkpoints').param_leaves(4)
+    assert {str(leaf.dtype) for leaf in leaves.values()} == {'float32'}
+    assert not any(path.endswith('/codes') for path in leaves)
     record = json.loads((output / 'run.json').read_text())
     assert record['exported_from'] == f'{run}/checkpoints/4'
     argv = arguments(text, output, False, num_steps=1)

@@ -18,8 +18,14 @@ ADAPTER = {
     'model.adapter': 'lora(rank=2)',
     'optimizer.train': "(('(adapter|backbone/final_norm)/.*', True), ('.*', False))",
 }
+QUANTISED = ADAPTER | {'model.adapter': 'qlora(rank=2, block=16)'}
 LAST = {'optimizer.last_layers': 1}
-WAYS = {'adapter': ADAPTER, 'last_layers': LAST, 'average': LAST | {'optimizer.ema': 0.5}}
+WAYS = {
+    'adapter': ADAPTER,
+    'quantised': QUANTISED,
+    'last_layers': LAST,
+    'average': LAST | {'optimizer.ema': 0.5},
+}
 
 
 def arguments(text: pathlib.Path, start: pathlib.Path, only: bool, **changes: Any) -> list[str]:

@@ -10,7 +10,9 @@ import pytest
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
 from bigmodel.models.adapters import ADAPTERS
+from bigmodel.models.counts import parameter_table
 from bigmodel.models.model import apply, apply_cached, init_params
+from bigmodel.models.quantised import dequantised
 from bigmodel.training.setup import outline
 from bigmodel.training.state import abstract_params
 from tests.small import quick_jit, random_params, random_tokens, small_config, small_model
@@ -24,6 +26,8 @@ FORMULAS = {
     f'dora(rank=3, alpha=6.0, where="{WHERE}")': lambda w, a, b, f: (
         f * np.linalg.norm(w, axis=0) * (v := w + 6 / 3 * a @ b) / np.linalg.norm(v, axis=0)
     ),
+    # W as its codes have it, whose values have tests of their own.
+    f'qlora(rank=3, alpha=6.0, where="{WHERE}", block=8)': lambda w, a, b, f: w + 6 / 3 * a @ b,
 }
 
 
@@ -37,7 +41,7 @@ def test_merged_weights_are_the_papers(spec: str) -> None:
     model = small_model(LENGTH, adapter=spec)
     params = random_params(model)
     merged = params_lib.flatten(model.adapter.merge(params))
-    base = params_lib.flatten({k: v for k, v in params.items() if k != 'adapter'})
+    base = params_lib.flatten(dequantised({k: v for k, v in params.items() if k != 'adapter'}))
     own = params_lib.flatten(params['adapter'])
     assert merged.keys() == base.keys()
     adapted = {path.rpartition('/')[0] for path in own}
@@ -65,7 +69,7 @@ def test_it_starts_as_the_model_and_decodes_as_it_computes(spec: str) -> None:
         init_params(model, jax.random.key(0)),
         is_leaf=lambda x: hasattr(x, 'names'),
     )
-    base = {k: v for k, v in params.items() if k != 'adapter'}
+    base = dequantised({k: v for k, v in params.items() if k != 'adapter'})
     run = quick_jit(lambda p: apply(model, p, tokens))
     want = quick_jit(lambda p: apply(plain, p, tokens))(base)
     np.testing.assert_allclose(run(params), want, rtol=1e-5, atol=1e-5)
@@ -108,6 +112,24 @@ def test_frozen_weights_have_no_optimizer_state() -> None:
     assert f'{own:,} of {total:,} parameters' in str(sizes)
 
 
+@pytest.mark.parametrize(('bits', 'each'), [(4, 0.5), (8, 1.0)])
+def test_quantised_weights_are_small_and_count_as_before(bits: int, each: float) -> None:
+    lora, qlora = (
+        outline(config(adapter=f'{name}rank=2, where=".*/(mixer|ffn)/.*")'))
+        for name in ('lora(', f'qlora(block=8, bits={bits}, ')
+    )
+    weights = [p for p in params_lib.flatten(qlora.abstract.params) if p.endswith('/codes')]
+    base = params_lib.flatten(lora.abstract.params)
+    number = sum(params_lib.count(base[path.removesuffix('/codes')]) for path in weights)
+    saved = number * (4 - each - 4 / 8)  # a float32 scale for 8
+    assert number and lora.sizes.param_bytes - qlora.sizes.param_bytes == saved
+    same = ('num_params', 'num_trained', 'optimizer_bytes')
+    assert all(getattr(lora.sizes, name) == getattr(qlora.sizes, name) for name in same)
+    assert lora.flops_per_token == qlora.flops_per_token
+    tables = [parameter_table(plan.boxed) for plan in (lora, qlora)]
+    assert tables[0][-1] == tables[1][-1]
+
+
 @pytest.mark.parametrize('spec', FORMULAS)
 def test_ranks_are_stacked_like_the_layers_they_adapt(spec: str) -> None:
     boxed = abstract_params(small_model(LENGTH, adapter=spec))['adapter']
@@ -123,5 +145,12 @@ def test_mistakes() -> None:
     both.optimizer.train = (('.*', True),)
     with pytest.raises(UserError, match=r'adapts backbone/.*, which optimizer.train trains; set'):
         outline(both)
+    both.model.adapter = 'qlora(block=8)'
+    with pytest.raises(UserError, match=r'adapts backbone/.*, which optimizer.train trains; set'):
+        outline(both)
+    with pytest.raises(UserError, match=r'block=64 does not divide the 8 numbers of a row of back'):
+        outline(config(adapter='qlora'))
+    with pytest.raises(UserError, match=r'bits=...\): must be one of 4, 8, got 5'):
+        small_model(LENGTH, adapter='qlora(bits=5)')
     with pytest.raises(UserError, match="Did you mean 'lora'"):
         small_model(LENGTH, adapter='lorra')
