@@ -16,7 +16,7 @@ from bigmodel.metrics import Metrics
 Rows = dict[str, np.ndarray]
 Batch = Mapping[str, Array]
 # The model with its parameters bound:
-# (inputs, positions, segments, dropout_key, source=None, prefix=None) -> outputs.
+# (inputs, positions, segments, dropout_key, source=None, prefix=None, hidden=None) -> outputs.
 ModelFn = Callable[..., Array]
 
 
@@ -92,6 +92,7 @@ class Task:
     causal = False  # whether next tokens are predicted, so the model must not see later ones
     two_sided = False  # whether tokens follow from both sides, so the model must see later ones
     prefixed = False  # whether batches mark a prefix, which the mask `prefix` shows to all
+    hides = 0  # the side in pixels of the squares of an image that batches hide
     either_way = False  # whether its argument decoder_only says that there is no encoder
     whole_text = False  # whether every token is, so that losses are of the text, by position too
 
