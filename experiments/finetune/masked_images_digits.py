@@ -3,8 +3,9 @@
     python launch.py --config=experiments/pretrain/masked_images.py        # where it starts from
     python launch.py --config=experiments/finetune/masked_images_digits.py
 
-Yes, and more so the fewer they are. Accuracy on the 360 digits of the test split, each seed from a
-pre-training run of the same seed (`--config.seed=…`, both with `--config.sharding.host_devices=1`):
+Yes, more after 60 updates than after 300. Accuracy on the 360 digits of the test split, each seed
+from a pre-training run of the same seed (`--config.seed=…`, both with
+`--config.sharding.host_devices=1`):
 
     updates    pre-trained            mean   from scratch           mean   difference, 95 %
     60         0.831 0.853 0.828      0.837  0.664 0.725 0.589      0.659  0.178: 0.038 to 0.318
