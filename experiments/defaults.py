@@ -15,8 +15,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.num_steps = 1000  # parameter updates
     # causal_lm, prefix_lm (of the mask prefix) and masked_lm(rate=, whole_words=, …), with z_loss=
     # and label_smoothing=; span_corruption(rate=, mean_length=, decoder_only=) and ul2 of encoder-
-    # decoders or decoders; fine-tuning: instruction (the loss is of responses alone), of encoder-
-    # decoders seq2seq(target_length=), classification(shift=, flip=, …), regression,
+    # decoders or decoders; masked_images(size=, rate=); fine-tuning: instruction (of responses), of
+    # encoder-decoders seq2seq(target_length=), classification(shift=, flip=, …), regression,
     # token_classification, extractive_qa, multiple_choice(group=), distillation(weight=, …); of
     # preferences dpo(beta=), simpo(beta=, …)
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
@@ -54,7 +54,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.head_dim = 0  # 0: width / num_heads
     c.model.vocab_size = 0  # 0: the tokenizer's, rounded up to a multiple of 64
     c.model.max_length = 0  # of learned positions; 0: data.seq_len
-    c.model.inputs = ''  # tokens(scale=), patches(size=, channels=, class_token=)
+    c.model.inputs = ''  # tokens(scale=), patches(size=, channels=, class_token=, mask_token=)
     c.model.prompt = 'none'  # soft(length=): learned vectors before every row; freeze the rest
     c.model.position = ''  # none, sinusoidal, learned, rope, alibi, t5, …: layers/positions.py
     c.model.mask = ''  # causal, window(size), chunked(size), prefix(length), prefix, full
@@ -78,7 +78,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
     # lm(tied=, scale=), mlm(tied=, activation=, norm=), classifier(pool=), regressor(pool=),
-    c.model.head = ''  # token_classifier, span
+    c.model.head = ''  # token_classifier, span, pixels
     # lora(rank=, alpha=, where=, dropout=), dora, qlora(block=, bits=): of a base in few bits
     c.model.adapter = 'none'  # freeze what it adapts
     c.model.init = ''  # normal(std=), gpt2(std=), fan_in(scale=, embed=), mup(base_width=, …)

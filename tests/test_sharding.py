@@ -258,6 +258,22 @@ def test_images_run_split() -> None:
     np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
 
 
+def test_hidden_patches_run_split() -> None:
+    shape = {
+        'inputs': 'patches(size=2, class_token=True, mask_token=True)',
+        'position': 'learned_2d(columns=4)',
+        'mask': 'full',
+        'head': 'pixels',
+    }
+    task, draws = build_task('masked_images(size=2)'), Draws(np.arange(ROWS, dtype=np.uint64))
+    rows = [task.prepare(batch, draws, CharTokenizer('a')) for batch in pictures()]
+    options = {'task': 'masked_images(size=2)', 'rows': rows} | shape
+    one = train(make_sharding('data=1', 'dp', jax.devices()[:1]), **options)
+    two = train(make_sharding(MESHES['fsdp_tensor'], 'fsdp_tensor'), **options)
+    assert one.losses[0] != one.losses[2]
+    np.testing.assert_allclose(two.losses, one.losses, rtol=2e-5)
+
+
 MIXTURES = {
     'moe': {'ffn': 'moe(experts=4)'},
     'switch': {'ffn': 'switch(experts=4, top_k=2, capacity=0.8)'},

@@ -166,6 +166,31 @@ class SpanHead(nn.Module):
         return _outputs(self, 2, x_BLD)
 
 
+class PixelHead(nn.Module):
+    """The pixels of each patch by one linear map, which is enough (Xie et al. 2022, §3.4).
+
+    How many there are is the inputs' to say; the class token, if any, predicts none.
+    """
+
+    logit_scale: float = 1.0
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    predicts = 'pixels'
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, 'B L D'],
+        inputs: Inputs,
+        segments_BL: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, 'B N pixels']:
+        x_BND, features = inputs.patches_of(x_BLD)
+        rest = (True, 'head', self.init, self.dtype)
+        out = Linear((features,), ('embed',), ('pixels',), *rest, name='out')
+        return self.logit_scale * out(x_BND).astype(jnp.float32)
+
+
 def _outputs(head: nn.Module, features: int, x: Array) -> Float[Array, '... C']:
     """The last layer of a head that is fine-tuned: all its outputs begin equal."""
     rest = (True, 'head', lambda role, fan_in: 0.0, head.dtype)
@@ -199,6 +224,7 @@ HEADS = {
     'token_classifier': TokenClassifier,
     'regressor': Regressor,
     'span': SpanHead,
+    'pixels': PixelHead,
 }
 
 

@@ -88,10 +88,11 @@ class Model(nn.Module):
         cache_length: int | None = None,
         source: Source | None = None,
         prefix: Bool[Array, 'B L'] | None = None,
+        hidden: Bool[Array, 'B R C'] | None = None,
     ) -> Array:
         """The head's outputs: logits_BLV of an LM, logits_BC of a classifier."""
         memory = self.encoder(self.inputs, source)
-        x_BLD, positions = self.inputs(inputs, positions)
+        x_BLD, positions = self.inputs(inputs, positions, hidden)
         length = x_BLD.shape[1]
         row_BPD, *places, prefix = self.prompt(x_BLD, positions, segments, prefix)
         room = None if cache_length is None else cache_length + self.prompt.length
@@ -256,11 +257,12 @@ def apply(
     dropout_key: jax.Array | None = None,
     source: Source | None = None,
     prefix: Bool[Array, 'B L'] | None = None,
+    hidden: Bool[Array, 'B R C'] | None = None,
 ) -> Array:
     """The model's outputs; dropout is on exactly when `dropout_key` is given."""
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
     variables = {'params': model.adapter.merge(params, dropout_key)}
-    rest = {'source': source, 'prefix': prefix, 'rngs': rngs}
+    rest = {'source': source, 'prefix': prefix, 'hidden': hidden, 'rngs': rngs}
     return model.apply(variables, inputs, positions, segments, **rest)
 
 
@@ -273,13 +275,15 @@ def apply_with_losses(
     dropout_key: jax.Array | None = None,
     source: Source | None = None,
     prefix: Bool[Array, 'B L'] | None = None,
+    hidden: Bool[Array, 'B R C'] | None = None,
 ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
     """`apply`, what layers add to the loss: name -> sum over layers, and what they report: name ->
     mean over layers (`layers/losses.py`).
     """
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
     variables = {'params': model.adapter.merge(params, dropout_key)}
-    rest = {'source': source, 'prefix': prefix, 'rngs': rngs, 'mutable': [LOSSES, REPORTS]}
+    rest = {'source': source, 'prefix': prefix, 'hidden': hidden, 'rngs': rngs}
+    rest |= {'mutable': [LOSSES, REPORTS]}
     outputs, sown = model.apply(variables, inputs, positions, segments, **rest)
     return outputs, total_losses(sown), mean_reports(sown)
 

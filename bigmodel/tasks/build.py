@@ -6,6 +6,7 @@ from bigmodel.tasks.classification import Classification
 from bigmodel.tasks.distillation import Distillation
 from bigmodel.tasks.extractive_qa import ExtractiveQA
 from bigmodel.tasks.instruction import Instruction
+from bigmodel.tasks.masked_images import MaskedImages
 from bigmodel.tasks.masked_lm import MaskedLM
 from bigmodel.tasks.multiple_choice import MultipleChoice
 from bigmodel.tasks.preference import DPO, SimPO
@@ -21,6 +22,7 @@ TASKS = {
     'causal_lm': CausalLM,
     'prefix_lm': PrefixLM,
     'masked_lm': MaskedLM,
+    'masked_images': MaskedImages,
     'span_corruption': SpanCorruption,
     'ul2': UL2,
     'classification': Classification,

@@ -19,7 +19,7 @@ Batch = Mapping[str, Array]
 # what is predicted) where there is one, and what else it takes to read these.
 Judged = dict[str, Array]
 # The model with its parameters bound:
-# (inputs, positions, segments, dropout_key, source=None, prefix=None) -> outputs.
+# (inputs, positions, segments, dropout_key, source=None, prefix=None, hidden=None) -> outputs.
 ModelFn = Callable[..., Array]
 
 
@@ -103,6 +103,7 @@ class Task:
     causal = False  # whether next tokens are predicted, so the model must not see later ones
     two_sided = False  # whether tokens follow from both sides, so the model must see later ones
     prefixed = False  # whether batches mark a prefix, which the mask `prefix` shows to all
+    hides = 0  # the side in pixels of the squares of an image that batches hide
     either_way = False  # whether its argument decoder_only says that there is no encoder
     whole_text = False  # whether every token is, so that losses are of the text, by position too
 

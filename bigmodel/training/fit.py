@@ -101,6 +101,8 @@ def check_inputs(config: ConfigDict, task: Task, model: Model, data: Data) -> No
             f'{layout.length} tokens of each row; set data.seq_len={layout.length}'
         )
     _check_columns(config.model, layout.columns)
+    if task.hides:
+        inputs.check_hidden(task.hides, task.hides)
     if 'marks' in row and task.learns:
         _check_marks(config, task, data)
 

@@ -6,7 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
+from bigmodel import config as config_lib
+from bigmodel import params as params_lib
 from bigmodel.commands.main import main
+from bigmodel.training.checkpoints import Checkpoints
+from bigmodel.training.setup import build, resolve
 from tests.commands.conftest import ROOT, base
 from tests.commands.test_bad_input import refused
 
@@ -69,6 +73,38 @@ def test_a_run_on_images_is_where_another_can_start(run, tmp_path):
     changes = [f'--config.init_from.path={run}', '--config.num_steps=1']
     changes += ["--config.init_from.restore=(('head/.*', False), ('.*', True))"]
     assert main([*ARGS, *changes, f'--workdir={tmp_path / "next"}']) == 0
+
+
+PAINT, PAINTED = (
+    ROOT / 'experiments' / name
+    for name in ('pretrain/masked_images.py', 'finetune/masked_images_digits.py')
+)
+
+
+def test_a_classifier_starts_from_a_run_without_labels(tmp_path):
+    small = {k: v for k, v in SMALL.items() if not k.startswith('evals.test')} | {'num_steps': 1}
+    args = [f'--config.{k}={v}' for k, v in small.items()]
+    before = tmp_path / 'before'
+    assert main(['train', f'--config={PAINT}', *args, f'--workdir={before}']) == 0
+    config = config_lib.load(str(PAINTED))
+    for key, value in (small | {'init_from.path': before}).items():
+        config_lib.override(config, key, str(value))
+    setup = build(resolve(config))
+    params = params_lib.flatten(setup.initial_state().params)
+    checkpoints = Checkpoints(before / 'checkpoints')
+    shapes = checkpoints.param_shapes(1)
+    checkpoints.close()
+    assert set(shapes) - set(params) == {'inputs/mask_token'}
+    assert shapes['head/out/weight'] == (16, 4)  # the pixels of a patch
+    assert params['head/out/weight'].shape == (16, 10) and not params['head/out/weight'].any()
+    fresh = params_lib.flatten(build(resolve(without_start(config))).initial_state().params)
+    same = {path for path in params if np.array_equal(params[path], fresh[path])}
+    assert same == {'head/out/weight', 'head/out/bias'}
+
+
+def without_start(config):
+    config.init_from.path = ''
+    return config
 
 
 def test_a_run_on_images_does_not_start_from_one_on_text(finished_run, capsys, tmp_path):

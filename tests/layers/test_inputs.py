@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from bigmodel.errors import UserError
-from bigmodel.layers.inputs import INPUTS, Patches, Tokens, flat_patches
+from bigmodel.layers.inputs import INPUTS, Patches, Tokens, flat_patches, images_of, spread
 from bigmodel.tasks.task import KINDS
 from tests.small import quick_jit
 
@@ -16,12 +16,13 @@ def drawn(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-def applied(module: Patches, image: np.ndarray) -> tuple:
+def applied(module: Patches, image: np.ndarray, hidden: np.ndarray | None = None) -> tuple:
     """(parameters, vectors, positions) with random parameters."""
     start = nn.init(lambda m, x: m(x), module)
     shapes = nn.unbox(jax.eval_shape(start, jax.random.key(0), image))['params']
     params = jax.tree.map(lambda s: jnp.asarray(drawn(*s.shape)), shapes)
-    run = nn.apply(lambda m, x: m(x), module)
+    which = None if hidden is None else jnp.asarray(hidden)
+    run = nn.apply(lambda m, x: m(x, None, which), module)
     return params, *quick_jit(lambda p, x: run({'params': p}, x))(params, image)
 
 
@@ -72,6 +73,62 @@ def test_the_class_token_comes_first_at_the_position_of_the_first_patch() -> Non
     patches = np.asarray(flat_patches(jnp.asarray(image), 2))
     want = patches @ params['patch']['weight'] + params['patch']['bias']
     np.testing.assert_allclose(x[:, 1:], want, rtol=1e-5, atol=1e-5)
+
+
+def test_images_of_patches_are_the_images() -> None:
+    image = jnp.asarray(drawn(2, 4, 6, 3))
+    for size in (1, 2):
+        np.testing.assert_array_equal(images_of(flat_patches(image, size), image.shape), image)
+
+
+def test_a_grid_is_spread_to_rectangles() -> None:
+    grid = jnp.array([[[1, 0, 1]], [[0, 1, 1]]], bool)
+    want = [[[1, 1, 0, 0, 1, 1]] * 2, [[0, 0, 1, 1, 1, 1]] * 2]
+    np.testing.assert_array_equal(spread(grid, 2, 6), np.array(want, bool))
+
+
+@pytest.mark.parametrize('class_token', [False, True])
+def test_a_vector_takes_the_place_of_hidden_patches_and_of_nothing_else(class_token) -> None:
+    """Of 4 × 3 patches the squares of 2 × 1 that are hidden; never the class token."""
+    image = drawn(2, 8, 6, 3)
+    hidden = np.array([[[0, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 1, 1]]], bool)
+    shape = {'width': 5, 'size': 2, 'class_token': class_token}
+    params, x, positions = applied(Patches(**shape, mask_token=True), image, hidden)
+    _, plain, plain_positions = applied(Patches(**shape), image)
+    which = np.zeros((2, 12 + class_token), bool)
+    which[0, class_token + np.array([1, 4])] = True
+    which[1, class_token + np.array([0, 3, 7, 8, 10, 11])] = True
+    np.testing.assert_array_equal(x[which], np.tile(params['mask_token'], (8, 1)))
+    np.testing.assert_array_equal(x[~which], plain[~which])
+    np.testing.assert_array_equal(positions, plain_positions)
+
+
+@pytest.mark.parametrize('class_token', [False, True])
+def test_the_vector_of_hidden_patches_is_a_parameter_only_where_it_is_asked_for(class_token):
+    image = drawn(1, 4, 4, 3)
+    shape = {'width': 5, 'size': 2, 'class_token': class_token}
+    without, plain, _ = applied(Patches(**shape), image)
+    params, x, _ = applied(Patches(**shape, mask_token=True), image)
+    assert set(without) == {'patch', 'class_token'} if class_token else {'patch'}
+    assert set(params) - set(without) == {'mask_token'}
+    np.testing.assert_array_equal(x, plain)  # nothing is hidden
+
+
+@pytest.mark.parametrize(
+    ('module', 'hidden', 'message'),
+    [
+        (Patches(width=4, size=4), (2, 2), 'has nothing to put .* set mask_token=True'),
+        (Patches(width=4, size=4, mask_token=True), (4, 4), 'does not divide the 2×2 pixels'),
+        (Patches(width=4, size=8, mask_token=True), (1, 2), 'divide the 8×4 pixels .* of 8'),
+        (Tokens(vocab_size=9, width=4), (1, 1), r'use patches\(mask_token=True\)'),
+    ],
+)
+def test_what_cannot_be_hidden_is_refused(module, hidden, message) -> None:
+    image = jnp.zeros((1, 8, 8, 3), jnp.uint8)
+    inputs = image if module.key == 'image' else jnp.zeros((1, 5), jnp.int32)
+    start = nn.init(lambda m, x: m(x, None, jnp.zeros((1, *hidden), bool)), module)
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(start, jax.random.key(0), inputs)
 
 
 @pytest.mark.parametrize('length', [1, 2, 17])

@@ -23,16 +23,19 @@ from tests.small import (
 )
 
 LENGTH, LABELS = 12, 3
+INPUTS = {'pixels': 'patches(size=2)'}  # of heads that read no tokens
 # Two layers of float32 sums in another order.
 CLOSE = {'rtol': 1e-4, 'atol': 1e-4}
 
 
-def residual(model: Model, params: Any, tokens: jax.Array) -> jax.Array:
+def residual(model: Model, params: Any, inputs: jax.Array) -> jax.Array:
     """What the backbone hands to the head."""
-    run = nn.apply(
-        lambda m: m.backbone(m.inputs(tokens)[0], m.backbone.context(tokens.shape)), model
-    )
-    return quick_jit(lambda p: run({'params': p}))(params)
+
+    def run(m: Model) -> jax.Array:
+        x_BLD, positions = m.inputs(inputs)
+        return m.backbone(x_BLD, m.backbone.context(x_BLD.shape[:2], positions))
+
+    return quick_jit(lambda p: nn.apply(run, model)({'params': p}))(params)
 
 
 def test_tied_logits_are_products_with_the_token_table() -> None:
@@ -110,6 +113,23 @@ def test_heads_of_tokens_are_products_with_each_vector(head: str) -> None:
     np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, tokens))(params), want, **CLOSE)
 
 
+@pytest.mark.parametrize('class_token', [False, True])
+def test_the_pixels_of_a_patch_are_a_product_with_its_vector(class_token: bool) -> None:
+    inputs = f'patches(size=2, channels=3, class_token={class_token})'
+    model = small_model(4 + class_token, mask='full', inputs=inputs, head='pixels')
+    params, images = random_params(model), jnp.asarray(np.arange(96).reshape(2, 4, 4, 3), jnp.uint8)
+    x_BND = residual(model, params, images)[:, int(class_token) :]
+    out = params['head']['out']
+    want = x_BND @ out['weight'] + out['bias']
+    assert want.shape == (2, 4, 12)
+    np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, images))(params), want, **CLOSE)
+
+
+def test_text_has_no_pixels_to_predict() -> None:
+    with pytest.raises(UserError, match=r"'pixels' predicts patches, which model\.inputs"):
+        unboxed_shapes(small_model(LENGTH, head='pixels'))
+
+
 def test_unknown_pool_names_the_nearest() -> None:
     model = small_model(LENGTH, LABELS, head='classifier(pool="men")')
     with pytest.raises(UserError, match="Did you mean 'mean'"):
@@ -118,9 +138,9 @@ def test_unknown_pool_names_the_nearest() -> None:
 
 @pytest.mark.parametrize('name', HEADS)
 def test_heads_answer_in_float32(name: str) -> None:
-    model = small_model(LENGTH, LABELS, head=name, dtype='bfloat16')
-    tokens = jnp.zeros((1, LENGTH), jnp.int32)
-    out = jax.eval_shape(lambda p: apply(model, p, tokens), unboxed_shapes(model))
+    model = small_model(LENGTH, LABELS, head=name, dtype='bfloat16', inputs=INPUTS.get(name, ''))
+    inputs, _ = model.example(LENGTH)
+    out = jax.eval_shape(lambda p: apply(model, p, inputs), unboxed_shapes(model))
     assert out.dtype == jnp.float32
 
 

@@ -39,6 +39,7 @@ NEEDS = {
         'encoder_pattern': ('layer(mixer="attention", position="none")',),
     },
     ('ffn', 'expert_choice'): {'mask': 'full'},
+    ('head', 'pixels'): {'inputs': 'patches(size=2, channels=1)'},
 }
 # Batches of another kind; functions of one number, whatever is around them.
 APART = ('inputs', 'activation')
@@ -112,22 +113,28 @@ def covering() -> list[frozenset[Choice]]:
     return found
 
 
-def loss(model: Model, params: Any, tokens: jax.Array) -> jax.Array:
-    _, source = jax.tree.map(lambda x: jnp.repeat(x, len(tokens), 0), model.example(LENGTH))
-    outputs, losses, _ = apply_with_losses(model, params, tokens, source=source)
+def rows(model: Model) -> jax.Array:
+    """Two rows of random tokens or pixels."""
+    example = model.example(LENGTH)[0]
+    drawn = random_tokens(2, example[0].size).reshape(2, *example.shape[1:])
+    return jnp.asarray(drawn, example.dtype)
+
+
+def loss(model: Model, params: Any, inputs: jax.Array) -> jax.Array:
+    _, source = jax.tree.map(lambda x: jnp.repeat(x, len(inputs), 0), model.example(LENGTH))
+    outputs, losses, _ = apply_with_losses(model, params, inputs, source=source)
     return jnp.mean(jax.nn.logsumexp(outputs, -1)) + sum(losses.values(), jnp.float32(0))
 
 
 def test_every_accepted_pair_trains() -> None:
     """All are traced with their gradients; some are also computed."""
-    tokens = jnp.asarray(random_tokens(2, LENGTH))
     for i, chosen in enumerate(covering()):
         model = build(chosen)
         step = jax.value_and_grad(functools.partial(loss, model))
         try:
-            jax.eval_shape(step, unboxed_shapes(model), tokens)
+            jax.eval_shape(step, unboxed_shapes(model), rows(model))
             if i % 30 == 0:
-                value, grads = quick_jit(step)(random_params(model), tokens)
+                value, grads = quick_jit(step)(random_params(model), rows(model))
                 assert np.isfinite(value)
                 assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
         except Exception as e:

@@ -95,8 +95,9 @@ def test_shrunk_it_trains_two_steps(card, small_args, text_file, companion, tmp_
     if task.companions:
         changes += [f'--config.companions={tuple(f"{n}: {companion()}" for n in task.companions)}']
     if images:
-        inputs = 'patches(size=2, channels=1, class_token=True)'
         changes += ['--config.data.source=digits', '--config.data.seq_len=17']
+    if images and config.data.source != 'digits':
+        inputs = 'patches(size=2, channels=1, class_token=True)'
         changes += [f'--config.model.inputs={inputs}', '--config.task=classification(flip=True)']
     if config.accumulate > 1:
         changes += ['--config.accumulate=2', '--config.data.batch_size=16']

@@ -265,7 +265,8 @@ PARTS = [
     {'mixer': 'mla(q_rank=4)', 'num_kv_heads': 4},
     {'ffn': 'moe(choice_bias=1.0, shared=1)'},
     {'head': 'lm(tied=False)'},
-    *({'head': head, 'num_labels': 3} for head in HEADS),
+    *({'head': head, 'num_labels': 3} for head in HEADS if head != 'pixels'),
+    {'head': 'pixels', 'inputs': 'patches(class_token=True, mask_token=True)'},
 ]
 
 
