@@ -18,7 +18,7 @@ def get_config(arg: str = '') -> ConfigDict:
     # decoders or decoders; masked_images(size=, rate=); fine-tuning: instruction (of responses), of
     # encoder-decoders seq2seq(target_length=), classification(shift=, flip=, …), regression,
     # token_classification, extractive_qa, multiple_choice(group=), distillation(weight=, …); of
-    # preferences dpo(beta=), simpo(beta=, …)
+    # preferences dpo(beta=), simpo(beta=, …); joint(first=, second=, weight=): two in one step
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.stop_early = ''  # 'validation/loss: patience=3' evaluations that are not the best; '': never
@@ -78,7 +78,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
     # lm(tied=, scale=), mlm(tied=, activation=, norm=), classifier(pool=), regressor(pool=),
-    c.model.head = ''  # token_classifier, span, pixels
+    c.model.head = ''  # token_classifier, span, pixels, joint(first=, second=) of the task joint
     # lora(rank=, alpha=, where=, dropout=), dora, qlora(block=, bits=): of a base in few bits
     c.model.adapter = 'none'  # freeze what it adapts
     c.model.init = ''  # normal(std=), gpt2(std=), fan_in(scale=, embed=), mup(base_width=, …)

@@ -14,28 +14,32 @@ from bigmodel.specs import make
 class Text(Format):
     """A text, with its class where the source has labels.
 
-    '' is the source's own field; several fields are joined by a newline. `classes` are the names
-    of the classes in the order of their numbers, where the source does not say them.
+    '' is the source's own field; several fields are joined by a newline. With `label=None` classes
+    that the source has are left out. `classes` are the names of the classes in the order of their
+    numbers, where the source does not say them.
     """
 
     text: str | tuple = ''
-    label: str = ''
+    label: str | None = ''
     classes: tuple = ()
 
     teaches = 'class'
 
     def label_names(self, source: Source) -> tuple[str, ...]:
-        label = self.label or source.label_field
+        label = self._label(source)
         return (self.classes or source.class_names(label)) if label else ()
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         fields = self.text or row.source.text_field
         fields = (fields,) if isinstance(fields, str) else fields
-        label = self.label or row.source.label_field
+        label = self._label(row.source)
         text = '\n'.join(row.text(field) for field in fields)
         return (
             Document(((Piece(text),),), row.label(label, classes=self.classes) if label else 0),
         )
+
+    def _label(self, source: Source) -> str:
+        return '' if self.label is None else self.label or source.label_field
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from bigmodel.config import ConfigDict
 from bigmodel.layers.cross import CROSSES
 from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.mixers import MIXERS
-from bigmodel.models.heads import HEADS
+from bigmodel.models.heads import heads_of
 from bigmodel.models.quantised import float_shapes
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.sharding import is_box
@@ -69,10 +69,10 @@ def _active_weights(model: ConfigDict, boxed: Any) -> Iterator[tuple[str, tuple[
                 side, number = re.search(r'^(\w+)/.*?block_(\d+)/ffn/', path).groups()
                 used *= (ffns[side][int(number)] if side in sides else last).active_share()
             yield path, box.names, used * math.prod(box.value.shape)
-    head = make(HEADS, model.head, 'model.head', vocab_size=0, num_ids=0, num_labels=0)
-    if getattr(head, 'tied', False):
+    tied = sum(getattr(head, 'tied', False) for head in heads_of(model.head))
+    if tied:
         path = 'inputs/tokens/table'
-        yield path, boxes[path].names, times['head'] * math.prod(boxes[path].value.shape)
+        yield path, boxes[path].names, tied * times['head'] * math.prod(boxes[path].value.shape)
 
 
 def _tokens_ahead(boxed: Any) -> int:

@@ -1,6 +1,7 @@
 """Heads: from the residual stream to what a task asks for, in float32."""
 
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,7 +16,9 @@ from bigmodel.layers.kernel import MASKED
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.norms import NORMS
 from bigmodel.sharding import constrain
-from bigmodel.specs import bind, parse
+from bigmodel.specs import bind, make
+
+Outputs = Array | tuple[Array, ...]  # of one head, or of each of several
 
 
 class LMHead(nn.Module):
@@ -166,6 +169,45 @@ class SpanHead(nn.Module):
         return _outputs(self, 2, x_BLD)
 
 
+class JointHead(nn.Module):
+    """Two heads side by side, for a task that is two (Radford et al. 2018, §3.2)."""
+
+    vocab_size: int
+    num_ids: int
+    num_labels: int
+    first: str = 'classifier(pool="last")'
+    second: str = 'lm'
+    logit_scale: float = 1.0
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    predicts = 'several'
+
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The heads, to be asked what they are."""
+        return tuple(make_part(parent=None) for make_part in self._makers.values())
+
+    @property
+    def _makers(self) -> dict[str, Callable[..., nn.Module]]:
+        fields = ('vocab_size', 'num_ids', 'num_labels', 'logit_scale', 'init', 'dtype')
+        known = {field: getattr(self, field) for field in fields}
+        return {
+            name: bind(HEADS, getattr(self, name), f'model.head: joint({name}=...)', **known)
+            for name in ('first', 'second')
+        }
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, 'B L D'],
+        inputs: Inputs,
+        segments_BL: Int[Array, 'B L'] | None = None,
+    ) -> tuple[Array, ...]:
+        heads = [make_part(name=name) for name, make_part in self._makers.items()]
+        return tuple(head(x_BLD, inputs, segments_BL) for head in heads)
+
+
 class PixelHead(nn.Module):
     """The pixels of each patch by one linear map, which is enough (Xie et al. 2022, §3.4).
 
@@ -225,12 +267,15 @@ HEADS = {
     'regressor': Regressor,
     'span': SpanHead,
     'pixels': PixelHead,
+    'joint': JointHead,
 }
 
 
-def head_class(spec: str) -> type[nn.Module]:
-    """The class that `spec` names; its `predicts` is what a task asks for (`Task.predicts`)."""
-    name = parse(spec, 'model.head').name
-    if name not in HEADS:
-        raise unknown('model.head', name, HEADS)
-    return HEADS[name]
+def parts_of(head: nn.Module) -> tuple[nn.Module, ...]:
+    """The head itself, or those that it consists of."""
+    return getattr(head, 'parts', (head,))
+
+
+def heads_of(spec: str) -> tuple[nn.Module, ...]:
+    """What `parts_of` says of a spec: `predicts` of each is what a task asks for (`Task.heads`)."""
+    return parts_of(make(HEADS, spec, 'model.head', vocab_size=0, num_ids=0, num_labels=0))

@@ -34,7 +34,7 @@ from bigmodel.models.adapters import ADAPTERS, Adapter
 from bigmodel.models.ahead import AHEADS
 from bigmodel.models.backbone import REMAT, SHARE, Backbone
 from bigmodel.models.encoder import Encoder, NoEncoder, Source
-from bigmodel.models.heads import HEADS
+from bigmodel.models.heads import HEADS, Outputs, parts_of
 from bigmodel.models.stack import Layer, bind_positions, build_encoder, build_layers, kernel_names
 from bigmodel.specs import bind, make, parse
 
@@ -89,8 +89,8 @@ class Model(nn.Module):
         source: Source | None = None,
         prefix: Bool[Array, 'B L'] | None = None,
         hidden: Bool[Array, 'B R C'] | None = None,
-    ) -> Array:
-        """The head's outputs: logits_BLV of an LM, logits_BC of a classifier."""
+    ) -> Outputs:
+        """The head's outputs: logits_BLV of an LM, logits_BC of a classifier; of `joint` both."""
         memory = self.encoder(self.inputs, source)
         x_BLD, positions = self.inputs(inputs, positions, hidden)
         length = x_BLD.shape[1]
@@ -223,7 +223,7 @@ def _known(model: ConfigDict, vocab_size: int, num_labels: int, platform: str) -
 
 def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Callable[..., nn.Module]:
     head = bind(HEADS, model.head, 'model.head', **known)
-    if 'num_labels' in head.keywords and num_labels < 2:
+    if num_labels < 2 and any(hasattr(part, 'num_labels') for part in parts_of(head())):
         raise UserError(
             f'model.head={model.head!r} needs labelled data; data.source has {num_labels} labels'
         )
@@ -258,7 +258,7 @@ def apply(
     source: Source | None = None,
     prefix: Bool[Array, 'B L'] | None = None,
     hidden: Bool[Array, 'B R C'] | None = None,
-) -> Array:
+) -> Outputs:
     """The model's outputs; dropout is on exactly when `dropout_key` is given."""
     rngs = {} if dropout_key is None else {'dropout': dropout_key}
     variables = {'params': model.adapter.merge(params, dropout_key)}
@@ -276,7 +276,7 @@ def apply_with_losses(
     source: Source | None = None,
     prefix: Bool[Array, 'B L'] | None = None,
     hidden: Bool[Array, 'B R C'] | None = None,
-) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+) -> tuple[Outputs, dict[str, Array], dict[str, Array]]:
     """`apply`, what layers add to the loss: name -> sum over layers, and what they report: name ->
     mean over layers (`layers/losses.py`).
     """

@@ -6,6 +6,7 @@ from bigmodel.tasks.classification import Classification
 from bigmodel.tasks.distillation import Distillation
 from bigmodel.tasks.extractive_qa import ExtractiveQA
 from bigmodel.tasks.instruction import Instruction
+from bigmodel.tasks.joint import Joint
 from bigmodel.tasks.masked_images import MaskedImages
 from bigmodel.tasks.masked_lm import MaskedLM
 from bigmodel.tasks.multiple_choice import MultipleChoice
@@ -35,6 +36,7 @@ TASKS = {
     'dpo': DPO,
     'simpo': SimPO,
     'distillation': Distillation,
+    'joint': Joint,
 }
 
 

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from jaxtyping import Array
-
+from bigmodel.models.heads import Outputs
 from bigmodel.tasks.task import BoundModel, ModelFn
 
 
@@ -16,7 +15,7 @@ class Recorded:
     def __init__(self, model: ModelFn) -> None:
         self._model, self._outputs, self._next = model, [], 0
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Array:
+    def __call__(self, *args: Any, **kwargs: Any) -> Outputs:
         if self._next == len(self._outputs):
             self._outputs.append(self._model(*args, **kwargs))
         self._next += 1

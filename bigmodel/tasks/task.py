@@ -12,6 +12,7 @@ from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics
+from bigmodel.models.heads import Outputs
 
 Rows = dict[str, np.ndarray]
 Batch = Mapping[str, Array]
@@ -20,7 +21,7 @@ Batch = Mapping[str, Array]
 Judged = dict[str, Array]
 # The model with its parameters bound:
 # (inputs, positions, segments, dropout_key, source=None, prefix=None, hidden=None) -> outputs.
-ModelFn = Callable[..., Array]
+ModelFn = Callable[..., Outputs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class BoundModel:
     model: ModelFn
     companions: Mapping[str, ModelFn]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Array:
+    def __call__(self, *args: Any, **kwargs: Any) -> Outputs:
         return self.model(*args, **kwargs)
 
     def companion(self, name: str) -> ModelFn:
@@ -84,9 +85,9 @@ class Task:
     `extra_tokens` is how many tokens past the sequence length a row holds (and shares with the
     next row); `labelled` says whether rows need a label. `extra_ids` tokens follow the tokenizer's
     own in the model's vocabulary: ids vocab_size, vocab_size + 1, … `reads` are those of `KINDS`
-    that it can work on, `predicts` is what its heads predict, `learns` what its formats teach. An
-    example has `group` documents. `companions` are the frozen models that it asks the model for
-    ('reference', 'teacher').
+    that it can work on, `predicts` is what it predicts (and its head: `heads`), `learns` what its
+    formats teach. An example has `group` documents. `companions` are the frozen models that it asks
+    the model for ('reference', 'teacher').
     """
 
     reads: tuple[str, ...] = ('tokens',)
@@ -106,6 +107,12 @@ class Task:
     hides = 0  # the side in pixels of the squares of an image that batches hide
     either_way = False  # whether its argument decoder_only says that there is no encoder
     whole_text = False  # whether every token is, so that losses are of the text, by position too
+    text_nll = 'nll'  # the metric that says the nats a token of it
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What each head of the model is to predict."""
+        return (self.predicts,)
 
     def lengths(self, seq_len: int) -> tuple[int, int]:
         """Tokens of the model, and of its encoder's source, that a row of `seq_len` becomes."""

@@ -92,7 +92,7 @@ class Evaluation:
                 found.append({k: v[keep] for k, v in judged.items()})
         means = values(total or {})
         if self._setup.task.whole_text and self.data.store.num_bytes:
-            means |= _bits_per_byte(means, self.data)
+            means |= _bits_per_byte(means, self.data, self._setup.task.text_nll)
         joined = {k: np.concatenate([f[k] for f in found]) for k in (found or [{}])[0]}
         return Results(means, joined, self._setup.label_names, self.data.tokenizer.decode)
 
@@ -132,13 +132,13 @@ def put_batch(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
     }
 
 
-def _bits_per_byte(found: Mapping[str, float], data: Data) -> dict[str, float]:
-    """Of the whole, and of each source that was read."""
+def _bits_per_byte(found: Mapping[str, float], data: Data, nll: str) -> dict[str, float]:
+    """Of the whole, and of each source that was read; `nll` is the metric of nats a token."""
     stores = {'': data.store} | {f'/{name}': part.store for name, part in data.parts.items()}
     return {
-        f'bits_per_byte{of}': found[f'nll{of}'] / math.log(2) * _predicted_per_byte(store)
+        f'bits_per_byte{of}': found[f'{nll}{of}'] / math.log(2) * _predicted_per_byte(store)
         for of, store in stores.items()
-        if f'nll{of}' in found
+        if f'{nll}{of}' in found
     }
 
 

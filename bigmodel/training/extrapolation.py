@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from bigmodel.models.heads import Outputs
 from bigmodel.models.model import apply
 from bigmodel.tasks.task import Batch
 from bigmodel.training.evaluate import put_batch
@@ -45,7 +46,7 @@ def by_position(setup: Setup, params: Any, split: str, num_batches: int) -> ByPo
 
 
 def _sums(setup: Setup, params: Any, batch: Batch, length: int) -> ByPosition:
-    def model(*args: Any, **kwargs: Any) -> jax.Array:
+    def model(*args: Any, **kwargs: Any) -> Outputs:
         return apply(setup.model, params, *args, **kwargs)
 
     each = setup.task.by_token(model, batch, None)

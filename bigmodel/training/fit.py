@@ -16,6 +16,7 @@ from bigmodel.layers.inputs import INPUTS
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.adapters import KEY as ADAPTER
+from bigmodel.models.heads import parts_of
 from bigmodel.models.model import Model
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.specs import make, parse
@@ -152,7 +153,8 @@ def check_masks(config: ConfigDict, task: Task, model: Model) -> None:
             f'task={config.task!r} predicts from both sides, of which model.mask='
             f'{specs[0]!r} shows one; use {"prefix" if task.prefixed else "full"!r}'
         )
-    if not ahead and model.make_head.keywords.get('pool') == 'first':
+    pools = [getattr(part, 'pool', '') for part in parts_of(model.make_head())]
+    if not ahead and 'first' in pools:
         raise UserError(
             f'model.head={config.model.head!r} reads the first token, to which model.mask='
             f"{specs[0]!r} shows no other; use the mask 'full', or pool='last' or 'mean'"

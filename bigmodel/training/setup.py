@@ -15,7 +15,7 @@ from bigmodel.errors import UserError
 from bigmodel.layers.kernels import Choose, choose
 from bigmodel.models import presets
 from bigmodel.models.counts import flops_per_row
-from bigmodel.models.heads import HEADS, head_class
+from bigmodel.models.heads import HEADS, Outputs, heads_of
 from bigmodel.models.model import Model, apply, build_model, kernel_name
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.tasks.build import build_task
@@ -203,7 +203,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     task = build_task(config.task)
     check_format(config, task)
     platform = sharding.platform
-    labels = task.labelled or head_class(config.model.head).predicts != 'tokens'
+    labels = task.labelled or any(h.predicts != 'tokens' for h in heads_of(config.model.head))
     if data is None and (labels or not config.model.vocab_size):
         data = _open(config, task, 'train', None, shuffle=True)
     model = model_of(config, task, data, platform)
@@ -275,12 +275,10 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
 
 def _check_head(setup: Outline) -> None:
     """The task must fit the head, and an encoder where there is one."""
-    model, predicts = setup.config.model, setup.task.predicts
-    if head_class(model.head).predicts != predicts:
-        fitting = [repr(name) for name, head in HEADS.items() if head.predicts == predicts]
+    model, heads = setup.config.model, setup.task.heads
+    if tuple(head.predicts for head in heads_of(model.head)) != heads:
         raise UserError(
-            f'task={setup.config.task!r} needs model.head={" or ".join(fitting)}, '
-            f'not {model.head!r}'
+            f'task={setup.config.task!r} needs model.head={_fitting(heads)}, not {model.head!r}'
         )
     if setup.task.learns and model.ahead != 'none':
         raise UserError(
@@ -304,8 +302,17 @@ def _check_head(setup: Outline) -> None:
             f'{model.max_length}; set it to {longest}'
         )
 
-    def run(params: Any) -> jax.Array:
+    def run(params: Any) -> Outputs:
         inputs, source = setup.model.example(length)
         return apply(setup.model, params, inputs, source=source)
 
     jax.eval_shape(run, setup.abstract.params)  # a part may refuse this length
+
+
+def _fitting(heads: tuple[str, ...]) -> str:
+    """The heads that predict this, in words; of two tasks together."""
+    names = [
+        ' or '.join(repr(name) for name, head in HEADS.items() if head.predicts == predicts)
+        for predicts in heads
+    ]
+    return names[0] if len(names) == 1 else f'joint(first={names[0]}, second={names[1]})'

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel.metrics import Mean, Metrics, add
+from bigmodel.models.heads import Outputs
 from bigmodel.models.model import Model, apply, apply_with_losses
 from bigmodel.sharding import constrain
 from bigmodel.tasks.task import Batch, BoundModel, Judged, ModelFn, Objective
@@ -83,7 +84,7 @@ def make_judge(model: Model, task: Objective, models: Models = EMPTY) -> JudgeFn
         added: dict[str, jax.Array] = {}
         reported: dict[str, jax.Array] = {}
 
-        def bound(*args: Any, **kwargs: Any) -> jax.Array:
+        def bound(*args: Any, **kwargs: Any) -> Outputs:
             outputs, losses, reports = apply_with_losses(model, params, *args, **kwargs)
             added.update({k: added.get(k, 0) + v for k, v in losses.items()})
             reported.update(reports)
@@ -103,7 +104,7 @@ def make_judge(model: Model, task: Objective, models: Models = EMPTY) -> JudgeFn
 def _frozen(model: Model, params: Any) -> ModelFn:
     """A companion with its parameters bound, through which no gradient flows."""
 
-    def bound(*args: Any, **kwargs: Any) -> jax.Array:
+    def bound(*args: Any, **kwargs: Any) -> Outputs:
         return jax.lax.stop_gradient(apply(model, params, *args, **kwargs))
 
     return bound

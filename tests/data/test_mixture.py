@@ -163,11 +163,12 @@ def test_a_trained_tokenizer_sees_the_text_of_all_sources(two):
     assert [s.newly_prepared for s in stores.values()] == [False, False]
 
 
-def test_sources_without_labels_give_minus_one(folders, stdlib_config):
-    stdlib_config.mixture = (
-        'code: 1 packing=windows',
-        f'rest: 3 source=text path={folders}/letters/*.txt',
-    )
+@pytest.mark.parametrize(
+    'rest', ['source=text path={folders}/letters/*.txt', 'packing=windows format=text(label=None)']
+)
+def test_sources_without_labels_give_minus_one(rest, folders, stdlib_config):
+    mixture = 'code: 1 packing=windows', f'rest: 3 {rest.format(folders=folders)}'
+    stdlib_config.mixture = mixture
     found = {'length': 17, 'labelled': True}
     data = open_data(stdlib_config, 'train', some_unlabelled=True, **found)
     batch = data.batches(0)

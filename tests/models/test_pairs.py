@@ -123,7 +123,8 @@ def rows(model: Model) -> jax.Array:
 def loss(model: Model, params: Any, inputs: jax.Array) -> jax.Array:
     _, source = jax.tree.map(lambda x: jnp.repeat(x, len(inputs), 0), model.example(LENGTH))
     outputs, losses, _ = apply_with_losses(model, params, inputs, source=source)
-    return jnp.mean(jax.nn.logsumexp(outputs, -1)) + sum(losses.values(), jnp.float32(0))
+    means = [jnp.mean(jax.nn.logsumexp(x, -1)) for x in jax.tree.leaves(outputs)]
+    return sum(means) + sum(losses.values(), jnp.float32(0))
 
 
 def test_every_accepted_pair_trains() -> None:
