@@ -133,12 +133,19 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def evaluation(
-    split: str, every: int = 200, batches: int = 0, scores: tuple = (), data: str = ''
+    split: str,
+    every: int = 200,
+    batches: int = 0,
+    scores: tuple = (),
+    data: str = '',
+    generate_rows: int = 64,
+    max_tokens: int = 64,
 ) -> ConfigDict:
     """An entry of `evals`: every so many steps and at the end, on some batches (0: all).
 
     `scores` are computed beside the task's means (bigmodel/scores/table.py); `data` says where its
-    data differs from the run's: 'source=jsonl path=other.jsonl'.
+    data differs from the run's: 'source=jsonl path=other.jsonl'. Scores of generated texts are of
+    `generate_rows` examples (0: all), evenly spread, and of `max_tokens` tokens at most.
     """
     entry = {'split': split, 'every': every, 'batches': batches, 'scores': scores, 'data': data}
-    return ConfigDict(entry)
+    return ConfigDict(entry | {'generate_rows': generate_rows, 'max_tokens': max_tokens})
