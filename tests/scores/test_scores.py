@@ -154,7 +154,9 @@ def test_rouge_is_the_librarys(said, right, rouge1, rouge2, rouge_l) -> None:
 
 
 def test_rouge_and_exact_matches_are_means_of_texts() -> None:
-    found = generated(*((said, right) for said, right, *_ in ROUGE), (' Yes, it is\n', 'Yes, it is'))
+    found = generated(
+        *((said, right) for said, right, *_ in ROUGE), (' Yes, it is\n', 'Yes, it is')
+    )
     means = np.array([row[2:] for row in ROUGE] + [[1, 1, 1]]).mean(0)
     assert list(texts.rouge(found).values()) == pytest.approx(means.tolist(), abs=1e-6)
     assert texts.exact_match(found) == {'exact_match': pytest.approx(1 / 7)}
