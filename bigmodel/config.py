@@ -116,6 +116,8 @@ ADDED = {
     'optimizer.layer_decay': 1.0,
     'evals.*.scores': (),
     'evals.*.data': '',
+    'evals.*.generate_rows': 64,
+    'evals.*.max_tokens': 64,
     'checkpoint.only_trained': False,
     'checkpoint.best': '',
 }

@@ -13,12 +13,9 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    # causal_lm, prefix_lm (of the mask prefix) and masked_lm(rate=, whole_words=, …), with z_loss=
-    # and label_smoothing=; span_corruption(rate=, mean_length=, decoder_only=) and ul2 of encoder-
-    # decoders or decoders; masked_images(size=, rate=); fine-tuning: instruction (of responses), of
-    # encoder-decoders seq2seq(target_length=), classification(shift=, flip=, …), regression,
-    # token_classification, extractive_qa, multiple_choice(group=), distillation(weight=, …); of
-    # preferences dpo(beta=), simpo(beta=, …); joint(first=, second=, weight=): two in one step
+    # causal_lm, prefix_lm, masked_lm, span_corruption, ul2, masked_images; fine-tuning: instruction,
+    # seq2seq, classification, regression, token_classification, extractive_qa, multiple_choice;
+    # distillation; of preferences dpo, simpo; joint(first=, second=, weight=): two in one step
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.stop_early = ''  # 'validation/loss: patience=3' evaluations that are not the best; '': never
@@ -134,12 +131,19 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def evaluation(
-    split: str, every: int = 200, batches: int = 0, scores: tuple = (), data: str = ''
+    split: str,
+    every: int = 200,
+    batches: int = 0,
+    scores: tuple = (),
+    data: str = '',
+    generate_rows: int = 64,
+    max_tokens: int = 64,
 ) -> ConfigDict:
     """An entry of `evals`: every so many steps and at the end, on some batches (0: all).
 
     `scores` are computed beside the task's means (bigmodel/scores/table.py); `data` says where its
-    data differs from the run's: 'source=jsonl path=other.jsonl'.
+    data differs from the run's: 'source=jsonl path=other.jsonl'. Scores of generated texts are of
+    `generate_rows` examples (0: all), evenly spread, and of `max_tokens` tokens at most.
     """
     entry = {'split': split, 'every': every, 'batches': batches, 'scores': scores, 'data': data}
-    return ConfigDict(entry)
+    return ConfigDict(entry | {'generate_rows': generate_rows, 'max_tokens': max_tokens})

@@ -24,8 +24,8 @@ from bigmodel.models.presets import PRESETS
 from bigmodel.sharding import MESH_AXES, RULES, Sharding, constrain, inactive, is_box, make_sharding
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Task
+from bigmodel.training.batches import put_batch
 from bigmodel.training.directions import OPTIMIZERS
-from bigmodel.training.evaluate import put_batch
 from bigmodel.training.optimizers import build_optimizer
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
 from bigmodel.training.step import make_train_step

@@ -34,7 +34,7 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
     import jax
 
     from bigmodel import devices
-    from bigmodel.training.evaluate import put_batch
+    from bigmodel.training.batches import put_batch
     from bigmodel.training.kernel_check import check_kernels, require
     from bigmodel.training.loop import compile_beside
     from bigmodel.training.setup import build

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints one JSON object with the metrics; writes predictions where they are asked for."""
-    run = opened(args)
+    run = opened(args, texts=bool(args.predictions))
     with run.setup.sharding.active():
         values, results = run.evaluation.scored(run.params, run.setup.restore_companions())
     if args.predictions:
@@ -45,8 +45,9 @@ class Opened(NamedTuple):
     name: str
 
 
-def opened(args: argparse.Namespace, labelled: bool = True) -> Opened:
-    """What the arguments name. Overrides of `data` are of what is evaluated, not of the run.
+def opened(args: argparse.Namespace, labelled: bool = True, texts: bool = False) -> Opened:
+    """What the arguments name. Overrides of `data` are of what is evaluated, not of the run;
+    `texts` are generated where the task has them.
 
     Raises UserError for what does not fit the run.
     """
@@ -70,7 +71,7 @@ def opened(args: argparse.Namespace, labelled: bool = True) -> Opened:
     setup = build(config)
     params, number = restored_params(args.workdir, args.step, setup.abstract.params)
     with setup.sharding.active():
-        evaluation = Evaluation(setup, name, entry, judges_of(setup), labelled)
+        evaluation = Evaluation(setup, name, entry, judges_of(setup), labelled, texts)
     return Opened(setup, evaluation, params, number, name)
 
 

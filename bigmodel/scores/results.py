@@ -2,9 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+
+class Text(NamedTuple):
+    """What a model made of the prompt of a document of the split, and what it should have."""
+
+    document: int
+    prediction: str
+    target: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,12 +22,14 @@ class Results:
     `rows` are arrays whose first dimension is that of rows: `prediction`, `target` and `weight` (0
     where a row does not count) as the task gives them (`Task.judge`), and `index`, the number of
     the row in the split. `classes` are the names of the classes, `decode` makes text of tokens.
+    `texts` are those that were generated, of some documents.
     """
 
     means: Mapping[str, float]
     rows: Mapping[str, np.ndarray]
     classes: tuple[str, ...]
     decode: Callable[[Any], str]
+    texts: tuple[Text, ...] = ()
 
     def counted(self) -> 'Results':
         """Without the rows that do not count."""

@@ -1,20 +1,27 @@
 """The scores by name: which an evaluation computes beside the task's means is `evals.*.scores`."""
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Callable, Iterable
 
 from bigmodel.errors import UserError, unknown
-from bigmodel.scores import answers, classes, entities, numbers
+from bigmodel.scores import answers, classes, entities, numbers, texts
 from bigmodel.scores.results import Results
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A function of results that names its values; `rows`: of predictions, not of means alone."""
+    """A function of results that names its values.
+
+    It is of predictions where `rows` says so, of generated texts where `texts` does, else of means
+    alone; `needs` is a library that it imports.
+    """
 
     of: Callable[[Results], dict[str, float]]
     rows: bool = True
+    texts: bool = False
+    needs: str = ''
 
 
 def perplexity(results: Results) -> dict[str, float]:
@@ -32,7 +39,12 @@ SCORES = {
     'matthews': {'class': Score(classes.matthews)},
     'pearson': {'number': Score(numbers.pearson)},
     'spearman': {'number': Score(numbers.spearman)},
-    'exact_match': {'span': Score(answers.span_exact_match)},
+    'exact_match': {
+        'span': Score(answers.span_exact_match),
+        'responses': Score(texts.exact_match, rows=False, texts=True),
+    },
+    'bleu': {'responses': Score(texts.bleu, rows=False, texts=True, needs='sacrebleu')},
+    'rouge': {'responses': Score(texts.rouge, rows=False, texts=True)},
     'perplexity': {'tokens': Score(perplexity, rows=False)},
 }
 
@@ -40,7 +52,8 @@ SCORES = {
 def build_scores(names: Iterable[str], kinds: tuple[str, ...], what: str) -> tuple[Score, ...]:
     """The scores of a task that predicts and learns `kinds`.
 
-    Raises UserError, which begins with `what`, for an unknown one and one that does not fit.
+    Raises UserError, which begins with `what`, for an unknown one, one that does not fit and one
+    whose library is missing.
     """
     found = []
     for name in map(str, names):
@@ -53,5 +66,8 @@ def build_scores(names: Iterable[str], kinds: tuple[str, ...], what: str) -> tup
                 f'{what}: {name!r} does not fit this task; those that do: '
                 f'{", ".join(others) or "none"}'
             )
+        needs = fitting[0].needs
+        if needs and not importlib.util.find_spec(needs):
+            raise UserError(f'{what}: {name!r} needs {needs}: pip install {needs}')
         found.append(fitting[0])
     return tuple(found)

@@ -1,5 +1,6 @@
 """Evaluation: additive metrics over a whole split, divided once, and scores of its predictions."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -7,33 +8,41 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from bigmodel.config import ConfigDict
-from bigmodel.data.pipeline import Batch, Data
+from bigmodel.data.pipeline import Data
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, add, values
-from bigmodel.scores.results import Results
+from bigmodel.scores.results import Results, Text
 from bigmodel.scores.table import build_scores
-from bigmodel.sharding import Sharding
 from bigmodel.tasks.by_source import by_source
 from bigmodel.tasks.task import Task
+from bigmodel.training.batches import gathered, put_batch
 from bigmodel.training.evaluated import evaluated
+from bigmodel.training.generation import Generation
 from bigmodel.training.setup import Setup
 from bigmodel.training.step import EMPTY, JudgeFn, make_judge
 
 Judges = Callable[[tuple[str, ...]], JudgeFn]
+Generate = Callable[[Any], tuple[Text, ...]]
 
 
 class Evaluation:
     """An entry of `evals`: its data, and the scores beside the task's means.
 
+    Texts are generated where a score is of them, and with `texts` wherever the task has them.
     Raises UserError for data or scores that do not fit the run.
     """
 
     def __init__(
-        self, setup: Setup, name: str, entry: ConfigDict, judges: Judges, labelled: bool = True
+        self,
+        setup: Setup,
+        name: str,
+        entry: ConfigDict,
+        judges: Judges,
+        labelled: bool = True,
+        texts: bool = False,
     ) -> None:
         self._setup, self._batches = setup, entry.batches
         what, task = f'evals.{name}.scores', setup.task
@@ -43,6 +52,10 @@ class Evaluation:
         self.config, self.split = evaluated(setup.config, name, entry), entry.split
         self.predicts = task.predicts
         _check_words(setup.config, task, self.data.tokenizer, entry.scores, what)
+        texts = (texts and task.learns == 'responses') or any(s.texts for s in self._scores)
+        self._generate: Generate = (
+            Generation(setup, self.data, entry, f'evals.{name}') if texts else no_texts
+        )
 
     def __call__(self, params: Any, companions: Mapping[str, Any] = EMPTY) -> dict[str, float]:
         """The means and the scores.
@@ -51,14 +64,17 @@ class Evaluation:
         on the tokenizer.
         """
         rows = any(score.rows for score in self._scores)
-        return self._values(self.results(params, companions, rows))
+        return self._values(self._with_texts(params, self.results(params, companions, rows)))
 
     def scored(
         self, params: Any, companions: Mapping[str, Any] = EMPTY
     ) -> tuple[dict[str, float], Results]:
         """The means and the scores, and what they are of."""
-        results = self.results(params, companions)
+        results = self._with_texts(params, self.results(params, companions))
         return self._values(results), results
+
+    def _with_texts(self, params: Any, results: Results) -> Results:
+        return dataclasses.replace(results, texts=self._generate(params))
 
     def _values(self, results: Results) -> dict[str, float]:
         values = dict(results.means)
@@ -97,6 +113,11 @@ class Evaluation:
         return Results(means, joined, self._setup.label_names, self.data.tokenizer.decode)
 
 
+def no_texts(params: Any) -> tuple[Text, ...]:
+    """Of an evaluation that generates none."""
+    return ()
+
+
 def open_evaluations(setup: Setup) -> dict[str, Evaluation]:
     """Those of the config, by name, which share a program."""
     judges = judges_of(setup)
@@ -113,23 +134,6 @@ def judges_of(setup: Setup) -> Judges:
         return jax.jit(partial(judge, dropout_key=None))
 
     return cache(judge_of)
-
-
-def gathered(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Whole arrays on every host."""
-    if jax.process_count() == 1:
-        return jax.device_get(dict(arrays))
-    return {k: multihost_utils.process_allgather(v, tiled=True) for k, v in arrays.items()}
-
-
-def put_batch(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
-    """This host's rows of a global batch as arrays over the mesh."""
-    return {
-        name: jax.make_array_from_process_local_data(
-            sharding.batch((rows.shape[0] * jax.process_count(), *rows.shape[1:])), rows
-        )
-        for name, rows in batch.items()
-    }
 
 
 def _bits_per_byte(found: Mapping[str, float], data: Data, nll: str) -> dict[str, float]:

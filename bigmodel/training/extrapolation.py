@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from bigmodel.models.heads import Outputs
 from bigmodel.models.model import apply
 from bigmodel.tasks.task import Batch
-from bigmodel.training.evaluate import put_batch
+from bigmodel.training.batches import put_batch
 from bigmodel.training.setup import Setup
 
 Row = dict[str, int | float | bool]  # a range of positions, its means, and whether it is beyond

@@ -17,7 +17,7 @@ from bigmodel.layers.kernels import choose
 from bigmodel.layers.masks import Mask
 from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import PLAIN, Weights
-from bigmodel.training.evaluate import put_batch
+from bigmodel.training.batches import put_batch
 from bigmodel.training.setup import Setup, model_of
 from bigmodel.training.step import EMPTY, make_eval_step
 

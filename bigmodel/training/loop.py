@@ -10,9 +10,10 @@ import jax
 
 from bigmodel.data.pipeline import prefetch
 from bigmodel.tasks.by_source import by_source
+from bigmodel.training.batches import put_batch
 from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.console import print_plan
-from bigmodel.training.evaluate import open_evaluations, put_batch
+from bigmodel.training.evaluate import open_evaluations
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.log import Log
 from bigmodel.training.progress import watched

@@ -55,6 +55,24 @@ WORDS: dict[str, Callable[[Results, int, str], Any]] = {
 
 
 def predictions(evaluation: Evaluation, results: Results) -> Iterator[Line]:
+    """Of each text that was generated, or else of each row."""
+    lines = of_texts if results.texts else of_rows
+    return lines(evaluation, results)
+
+
+def of_texts(evaluation: Evaluation, results: Results) -> Iterator[Line]:
+    """The example's `index` and `place`, `prediction`, and `target`, the text of its response."""
+    source = build_source(evaluation.config.data, evaluation.split)
+    for text in results.texts:
+        yield {
+            'index': text.document,
+            'place': source.place(text.document),
+            'prediction': text.prediction,
+            'target': text.target,
+        }
+
+
+def of_rows(evaluation: Evaluation, results: Results) -> Iterator[Line]:
     """Of each row: the example's `index` and `place`, `prediction`, `target` (None where the row
     does not count), and `confidence`, the probability of what is predicted, where there is one.
     """

@@ -166,6 +166,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for name, e in config.evals.items():
         if e.every < 1 or e.batches < 0:
             raise UserError(f'evals.{name}: every must be at least 1 and batches at least 0')
+        if e.generate_rows < 0 or e.max_tokens < 1:
+            raise UserError(
+                f'evals.{name}: generate_rows must be at least 0 and max_tokens at least 1'
+            )
     for key in ('checkpoint.keep_every', 'sharding.host_devices', 'data.workers'):
         group, _, last = key.partition('.')
         if config[group][last] < 0:

@@ -29,4 +29,5 @@ def get_config(arg: str = '') -> ConfigDict:
     c.init_from.path = 'runs/quickstart'
     c.baselines = ('scratch: init_from.path=',)
     c.evals.validation.every = 120
+    c.evals.validation.scores = ('rouge', 'exact_match')
     return c

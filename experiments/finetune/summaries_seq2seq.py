@@ -30,5 +30,6 @@ def get_config(arg: str = '') -> ConfigDict:
     c.init_from.path = 'runs/t5_quickstart'
     c.baselines = ('scratch: init_from.path=',)
     c.evals.validation.every = 120
+    c.evals.validation.scores = ('rouge', 'exact_match')
     c.sample = 'def is_empty(self):\n    return not self._items'
     return c

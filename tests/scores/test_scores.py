@@ -1,5 +1,7 @@
 """Scores against scikit-learn, SciPy, seqeval and the cases of SQuAD's script."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -7,8 +9,8 @@ from sklearn import metrics
 
 from bigmodel.data.plain_tokenizers import ByteTokenizer
 from bigmodel.errors import UserError
-from bigmodel.scores import answers, classes, entities, numbers
-from bigmodel.scores.results import Results
+from bigmodel.scores import answers, classes, entities, numbers, texts
+from bigmodel.scores.results import Results, Text
 from bigmodel.scores.table import SCORES, build_scores
 
 
@@ -127,3 +129,51 @@ def test_scores_are_chosen_by_what_a_task_predicts() -> None:
     with pytest.raises(UserError, match=r"'spearman' does not fit this task; .*: f1, matthews"):
         build_scores(('spearman',), ('class', 'class'), 'evals.v.scores')
     assert all(SCORES.values())
+
+
+# (generated, right, rouge1, rouge2, rougeL), as rouge-score 0.1.2 has them, without its stemmer.
+ROUGE = [
+    ('the cat sat on the mat', 'the cat was on a mat', 0.666667, 0.2, 0.666667),
+    ('Return the path, joined.', 'return the joined path', 1.0, 0.333333, 0.75),
+    ('a b a b a', 'b a b', 0.75, 0.666667, 0.75),
+    ('x1 Y-2', 'X1 y 2!', 1.0, 1.0, 1.0),
+    ('naïve café', 'naive cafe', 0.0, 0.0, 0.0),
+    ('', 'something', 0.0, 0.0, 0.0),
+]
+
+
+def generated(*pairs: tuple[str, str]) -> Results:
+    found = tuple(Text(i, *pair) for i, pair in enumerate(pairs))
+    return Results({}, {}, (), ByteTokenizer().decode, found)
+
+
+@pytest.mark.parametrize(('said', 'right', 'rouge1', 'rouge2', 'rouge_l'), ROUGE)
+def test_rouge_is_the_librarys(said, right, rouge1, rouge2, rouge_l) -> None:
+    want = {'rouge1': rouge1, 'rouge2': rouge2, 'rougeL': rouge_l}
+    assert texts.rouge(generated((said, right))) == pytest.approx(want, abs=1e-6)
+
+
+def test_rouge_and_exact_matches_are_means_of_texts() -> None:
+    found = generated(
+        *((said, right) for said, right, *_ in ROUGE), (' Yes, it is\n', 'Yes, it is')
+    )
+    means = np.array([row[2:] for row in ROUGE] + [[1, 1, 1]]).mean(0)
+    assert list(texts.rouge(found).values()) == pytest.approx(means.tolist(), abs=1e-6)
+    assert texts.exact_match(found) == {'exact_match': pytest.approx(1 / 7)}
+
+
+def test_bleu_is_of_all_texts_together() -> None:
+    """Precisions of 9/11, 6/9, 3/7 and 1/5, and a brevity penalty of exp(1 − 12/11), by hand."""
+    pytest.importorskip('sacrebleu')
+    found = generated(
+        ('the cat sat on the mat', 'the cat was on the mat'),
+        ('return the joined path now', 'return the joined path of it'),
+    )
+    want = 100 * math.exp(1 - 12 / 11) * (9 / 11 * 6 / 9 * 3 / 7 * 1 / 5) ** 0.25
+    assert texts.bleu(found)['bleu'] == pytest.approx(want)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(UserError, match=r"x: 'bleu' needs sacrebleu: pip install sacrebleu"):
+        build_scores(('bleu',), ('tokens', 'responses'), 'x')

@@ -184,10 +184,22 @@ def file(tmp_path):
 
 
 def test_it_trains_and_is_evaluated_by_the_commands(file, tmp_path):
-    assert main([*flags(file), f'--workdir={tmp_path / "run"}']) == 0
+    scored = flags(file, data__seq_len=32, evals__validation__scores="('rouge',)")
+    assert main([*scored, f'--workdir={tmp_path / "run"}']) == 0
     result = json.loads((tmp_path / 'run' / 'result.json').read_text())
     metrics = result['metrics']['validation']
     assert np.isfinite(metrics['loss']) and 'bits_per_byte' not in metrics
+    assert 0 <= metrics['rougeL'] <= metrics['rouge1'] <= 1
+
+    out = tmp_path / 'texts.jsonl'
+    rows = '--config.evals.validation.generate_rows=3'
+    argv = ['evaluate', f'--workdir={tmp_path / "run"}', f'--predictions={out}', rows]
+    assert main([*argv, '--config.evals.validation.max_tokens=4']) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    texts = [line['target'] for line in lines]
+    written = [json.loads(line)['response'] for line in file.read_text().splitlines()]
+    assert len(set(texts)) == 3 and texts == [r for r in written if r in texts]
+    assert all(len(line['prediction']) <= 4 for line in lines)
 
 
 @pytest.mark.parametrize(
