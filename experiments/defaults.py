@@ -13,7 +13,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    # causal_lm, prefix_lm, masked_lm, span_corruption, ul2, masked_images; fine-tuning: instruction,
+    # causal_lm, prefix_lm, masked_lm, span_corruption, ul2, masked_images; fine-tuned: instruction,
     # seq2seq, classification, regression, token_classification, extractive_qa, multiple_choice;
     # distillation; of preferences dpo, simpo; joint(first=, second=, weight=): two in one step
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
