@@ -94,8 +94,9 @@ class JoinedTexts:
 
 
 def training_texts(data_config: ConfigDict) -> JoinedTexts:
-    """The text of the training split, of all sources that have documents."""
-    configs = {n: c for n, c in configs_of(data_config).items() if not build_row_source(c, 'train')}
+    """The text of the training split, of all sources that have documents; UserError for none."""
+    every = configs_of(data_config)
+    configs = {n: c for n, c in every.items() if not build_row_source(c, 'train')} or every
     return JoinedTexts([_named(n, build_documents)(c, 'train') for n, c in configs.items()])
 
 

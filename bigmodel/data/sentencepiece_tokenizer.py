@@ -8,8 +8,9 @@ import re
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
-from bigmodel.data import atomic
+from bigmodel.data import atomic, words
 from bigmodel.data.plain_tokenizers import FILE, Ids, ints, utf8
 from bigmodel.errors import UserError, nearest
 
@@ -82,6 +83,10 @@ class SentencePieceTokenizer:
         known = [i for i in ints(ids) if 0 <= i < self.vocab_size and i not in hidden]
         return self._processor.decode(known)
 
+    def word_starts(self, ids: Int[np.ndarray, 'n L']) -> Bool[np.ndarray, 'n L']:
+        """Which tokens begin a word (data/words.py)."""
+        return self._words.starts(ids)
+
     def save(self, folder: pathlib.Path) -> None:
         """Writes the model beside a tokenizer.json that says so, with the names of the specials."""
         atomic.write(pathlib.Path(folder) / MODEL_FILE, lambda file: file.write(self.model))
@@ -93,6 +98,11 @@ class SentencePieceTokenizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+    @functools.cached_property
+    def _words(self) -> words.Words:
+        pieces = {self._processor.id_to_piece(i): i for i in range(self.vocab_size)}
+        return words.of_characters(pieces, self.vocab_size)
 
     @functools.cached_property
     def _processor(self) -> Any:

@@ -46,7 +46,7 @@ class Denoising(Task):
     def fit(self, seq_len: int, added: int = 0) -> tuple[int, int]:
         """`lengths`, where the source has `added` tokens of the task's own beside sentinels."""
         if seq_len < 2:
-            raise UserError(f'data.seq_len={seq_len}: spans need rows of at least 2 tokens')
+            raise UserError(f'data.seq_len={seq_len}: spans need rows of 2 tokens; set 2 or more')
         noise, spans = self.counts(seq_len)
         most = int(spans.max())
         if most + 1 > self.sentinels:

@@ -60,7 +60,7 @@ def test_show_and_bench_count_source_and_target(text, capsys):
 def test_what_an_encoder_decoder_cannot_do_is_said(t5_run, text, capsys):
     assert 'only causal_lm has a loss by position' in refused(['extrapolate', str(t5_run)], capsys)
     run = f'--workdir={t5_run}'
-    assert 'what the encoder reads' in refused(['generate', run], capsys)
+    assert 'the source that is read' in refused(['generate', run], capsys)
     assert 'only <extra_id_0> to' in refused(['generate', run, '--prompt=<extra_id_8>'], capsys)
 
 

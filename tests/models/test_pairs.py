@@ -27,6 +27,7 @@ ARGUMENTS = {
     'chunked': '(4)',
     'prefix': '(4)',
     't5': '(num_buckets=8, max_distance=10)',
+    'qlora': '(block=2)',
 }
 # A slot that is an argument of another.
 INSIDE = {

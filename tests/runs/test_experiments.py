@@ -90,6 +90,8 @@ def test_shrunk_it_trains_two_steps(card, small_args, text_file, companion, tmp_
     images = resolve(config).model.inputs.startswith('patches')
     task = build_task(config.task)
     changes = ['--config.num_steps=2', '--config.baselines=()', '--config.init_from.path=']
+    if 'validation' in config.evals:
+        changes += ['--config.evals.validation.data=']
     if task.learns and not images:
         changes += examples_of(task.learns, tmp_path, text_file)
     if task.companions:

@@ -48,6 +48,7 @@ def batch(tmp_path) -> Callable[..., dict[str, jax.Array]]:
         config = ConfigDict(
             {
                 'source': 'jsonl',
+                'mixture': (),
                 'path': f'{tmp_path}/{{split}}.jsonl',
                 'format': format,
                 'tokenizer': 'bytes',
