@@ -82,6 +82,8 @@ def chosen(args: argparse.Namespace, config: ConfigDict) -> tuple[str, ConfigDic
     name = args.eval or min(config.evals, key=lambda name: name != 'validation')
     if name not in config.evals:
         raise unknown('entry of evals', name, config.evals)
+    if args.batches < 0:
+        raise UserError(f'--batches={args.batches} must not be negative; 0: the whole split')
     entry = config.evals[name].copy_and_resolve_references()
     entry.split, entry.batches = args.split or entry.split, args.batches
     return name, entry

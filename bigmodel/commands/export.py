@@ -7,7 +7,7 @@ import shutil
 from typing import Any
 
 from bigmodel import config as config_lib
-from bigmodel.commands.open_run import load_run_config
+from bigmodel.commands.open_run import STEP, load_run_config, step
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 
@@ -15,7 +15,7 @@ from bigmodel.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `export`."""
     parser.add_argument('--output', default='', help='the directory to make; it must not exist')
-    parser.add_argument('--step', type=int, default=0, help='of the checkpoint; 0: the newest')
+    parser.add_argument('--step', type=step, default=0, help=STEP)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
     if output.exists():
         raise UserError(f'--output={output} is there already; choose another')
     devices.configure(host_devices=1, rows=1)
-    params, step = merged(config, args.workdir, args.step)
+    params, number = merged(config, args.workdir, args.step)
     partial = output.with_name(output.name + '.tmp')
     shutil.rmtree(partial, ignore_errors=True)
-    _write(RunDir(pathlib.Path(args.workdir)), RunDir(partial), plain(config), params, step)
+    _write(RunDir(pathlib.Path(args.workdir)), RunDir(partial), plain(config), params, number)
     partial.rename(output)
-    print(f'{output}: step {step} of {args.workdir}, {count(params):,} parameters')
+    print(f'{output}: step {number} of {args.workdir}, {count(params):,} parameters')
     return 0
 
 
@@ -44,13 +44,14 @@ def plain(config: ConfigDict) -> ConfigDict:
     """The config of the merged model: no adapter, nothing to start from, nothing frozen."""
     config = config.copy_and_resolve_references()
     config.model.adapter, config.optimizer.ema = 'none', 0.0
+    config.checkpoint.best, config.stop_early = '', ''
     config.init_from.path, config.checkpoint.only_trained = '', False
     config.optimizer.train, config.optimizer.last_layers = (('.*', True),), 0
     return config
 
 
-def merged(config: ConfigDict, workdir: str, step: int) -> tuple[Any, int]:
-    """The parameters of the plain model of `step` (0: the newest) of a run, and the step."""
+def merged(config: ConfigDict, workdir: str, step: int | str) -> tuple[Any, int]:
+    """The plain model's parameters of `step` (0: the newest, 'best') of a run, and the step."""
     import jax
 
     from bigmodel import params as params_lib

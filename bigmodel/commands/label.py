@@ -1,6 +1,8 @@
 """`label`: pseudo-labels, the confident predictions of a checkpoint as data to train on."""
 
 import argparse
+import shlex
+from typing import Any
 
 from bigmodel.commands.evaluate import opened
 from bigmodel.commands.open_run import STEP, step
@@ -31,9 +33,21 @@ def run(args: argparse.Namespace) -> int:
     lines = write_lines(args.output, labelled(run.evaluation, results, args.threshold), '--output')
     rows = len(results.rows['index'])
     print(f'{args.output}: {len(lines):,} of {rows:,} examples ({class_counts(lines) or "none"})')
-    format = f'text(label="label", classes={results.classes!r})'
+    path, format = f'--config.data.path={args.output}', _format(run.evaluation, results.classes)
     print(
-        f'train on them with --config.data.source=jsonl --config.data.path={args.output} '
-        f"--config.data.format='{format.replace(chr(39), chr(34))}'"
+        f'train on them with --config.data.source=jsonl {shlex.quote(path)} '
+        f'{shlex.quote(f"--config.data.format={format}")}'
     )
     return 0
+
+
+def _format(evaluation: Any, classes: tuple[str, ...]) -> str:
+    """The format of the examples that were labelled, with the label's field and classes."""
+    from bigmodel.data.formats import FORMATS
+    from bigmodel.specs import arguments, parse
+
+    spec = parse(evaluation.config.data.format, 'data.format')
+    names = arguments(FORMATS[spec.name])
+    given = {**dict(zip(names, spec.args, strict=False)), **spec.kwargs, 'label': 'label'}
+    given |= {'classes': classes} if 'classes' in names else {}
+    return f'{spec.name}({", ".join(f"{name}={value!r}" for name, value in given.items())})'

@@ -2,8 +2,9 @@
 
 import dataclasses
 import importlib.util
-import math
 from collections.abc import Callable, Iterable
+
+import numpy as np
 
 from bigmodel.errors import UserError, unknown
 from bigmodel.scores import answers, classes, entities, numbers, texts
@@ -26,7 +27,8 @@ class Score:
 
 def perplexity(results: Results) -> dict[str, float]:
     """`perplexity`: exp of the nats a token."""
-    return {'perplexity': math.exp(results.means['nll'])}
+    with np.errstate(over='ignore'):
+        return {'perplexity': float(np.exp(np.float64(results.means['nll'])))}
 
 
 # Name -> what a task predicts or learns -> the score.

@@ -115,7 +115,7 @@ def watched(text: str, evaluations: Iterable[str], what: str, patience: bool) ->
         numbers = int(given.get('patience', 0)), float(given.get('least', 0))
     except ValueError as e:
         raise UserError(f'{what}: cannot read {rest.strip()!r} as numbers; {e}') from e
-    if numbers[0] < patience or numbers[1] < 0:
+    if numbers[0] < patience or not 0 <= numbers[1] < float('inf'):
         raise UserError(f'{what}: patience must be at least 1, and least not negative')
     return Watched(evaluation, metric, better, *numbers)
 

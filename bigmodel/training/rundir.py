@@ -73,7 +73,7 @@ class RunDir:
     def create(self, setup: Setup) -> None:
         """Writes what is known before the first step; of a run that goes on, it stays as it was.
 
-        Raises UserError when the data or a companion is no longer what the run began with.
+        Raises UserError when the data, a companion or a base is no longer what the run began with.
         """
         if self.run.exists():
             there = json.loads(self.run.read_text())
@@ -88,6 +88,14 @@ class RunDir:
                 raise UserError(
                     f'{self.path} began with the companions {companions}, now '
                     f'{_companions(setup)}; restore those checkpoints or choose another --workdir'
+                )
+            base = there.get('base', {})
+            # Later on it is the recorded one that is read.
+            if base and not any(self.checkpoints.glob('*')) and base != setup.base.record():
+                raise UserError(
+                    f'{self.path} began from {base["checkpoint"]}, and init_from.path names '
+                    f'{setup.base.checkpoint} now, or that has changed; set init_from.path to '
+                    f'{base["checkpoint"]}, or delete the run to begin anew'
                 )
             return
         try:
