@@ -1,6 +1,7 @@
 """`label`: pseudo-labels, the confident predictions of a checkpoint as data to train on."""
 
 import argparse
+import json
 import shlex
 from typing import Any
 
@@ -50,4 +51,11 @@ def _format(evaluation: Any, classes: tuple[str, ...]) -> str:
     names = arguments(FORMATS[spec.name])
     given = {**dict(zip(names, spec.args, strict=False)), **spec.kwargs, 'label': 'label'}
     given |= {'classes': classes} if 'classes' in names else {}
-    return f'{spec.name}({", ".join(f"{name}={value!r}" for name, value in given.items())})'
+    return f'{spec.name}({", ".join(f"{name}={_literal(value)}" for name, value in given.items())})'
+
+
+def _literal(value: Any) -> str:
+    """As Python reads it, in double quotes, which need no escape in a shell's single ones."""
+    if isinstance(value, tuple):
+        return f'({"".join(f"{_literal(part)}, " for part in value)})'
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -131,9 +131,10 @@ def read_hf(path: str, bos: str = 'auto', eos: str = 'auto') -> HfTokenizer:
     file = file / FILE if file.is_dir() else file
     try:
         return HfTokenizer(file.read_text(encoding='utf-8'), bos, eos)
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (FileNotFoundError, UnicodeDecodeError) as e:
+        what = 'is not there' if isinstance(e, FileNotFoundError) else 'is no tokenizer.json'
         raise UserError(
-            f'data.tokenizer: {path!r} is not a Hugging Face tokenizer.json; give one as '
+            f'data.tokenizer: {path!r} {what}; give a Hugging Face tokenizer.json as '
             f'hf("path/to/tokenizer.json"), or train one on your data'
         ) from None
 

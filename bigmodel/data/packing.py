@@ -150,10 +150,11 @@ def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces | Grou
     sizes = np.diff(store.offsets)
     longer = int((sizes > length).sum())
     if longer and not truncate:
+        windows = "'windows', " if store.group == 1 else ''
         raise UserError(
             f'data.packing: {longer} of {len(sizes)} documents of the split {store.split!r} are '
             f'longer than {length} tokens (the longest has {sizes.max()}); use '
-            f"data.packing='pad(truncate=True)', 'windows', or a larger data.seq_len"
+            f"data.packing='pad(truncate=True)', {windows}or a larger data.seq_len"
         )
     whole = (sizes.reshape(-1, store.group) > 0).all(1)
     keep = np.flatnonzero(np.repeat(whole, store.group))

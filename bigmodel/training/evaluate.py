@@ -49,6 +49,7 @@ class Evaluation:
         self._scores = build_scores(entry.scores, (task.predicts, task.learns), what)
         self.data = setup.open_evaluation(name, entry, labelled)
         self._judge = judges(tuple(self.data.parts))
+        self._check_sources(name)
         self.config, self.split = evaluated(setup.config, name, entry), entry.split
         self.predicts = task.predicts
         _check_words(setup.config, task, self.data.tokenizer, entry.scores, what)
@@ -82,6 +83,26 @@ class Evaluation:
             values |= score.of(results)
         return values
 
+    def _numbers(self) -> list[int]:
+        """Which batches are read."""
+        there = self.data.batches.num_batches
+        count = min(self._batches or there, there)
+        # Neighbouring rows are of the same document, hence the spread.
+        return [i * there // count for i in range(count)]
+
+    def _check_sources(self, name: str) -> None:
+        """A few batches may miss a source of a mixture, whose rows are one after the other."""
+        size, numbers = self.data.batches.batch_size, np.array(self._numbers())
+        first = 0
+        for source, part in self.data.parts.items():
+            last = first + part.num_rows
+            if not ((numbers < -(-last // size)) & ((numbers + 1) * size > first)).any():
+                raise UserError(
+                    f'evals.{name}.batches={self._batches} reads no row of {source}, which is '
+                    f'{part.num_rows} of {self.data.batches.num_rows} rows; use more, or 0 for all'
+                )
+            first = last
+
     def results(
         self, params: Any, companions: Mapping[str, Any] = EMPTY, rows: bool = True
     ) -> Results:
@@ -89,11 +110,7 @@ class Evaluation:
         total: Metrics | None = None
         found: list[dict[str, np.ndarray]] = []
         batches = self.data.batches
-        there = batches.num_batches
-        count = min(self._batches or there, there)
-        for i in range(count):
-            # Neighbouring rows are of the same document, hence the spread.
-            number = i * there // count
+        for number in self._numbers():
             batch = put_batch(batches(number), self._setup.sharding)
             metrics, judged = self._judge(params, batch, companions=dict(companions))
             # Waits for each batch: XLA:CPU's devices deadlock in their collectives when they run

@@ -1,6 +1,7 @@
 """How well does a T5 of base size sum up news? CNN/DailyMail (See et al. 2017).
 
-    python launch.py --config=experiments/finetune/cnn_dailymail.py --config.init_from.path=RUN
+    python launch.py --config=experiments/finetune/cnn_dailymail.py \
+        --config.data.tokenizer='hf("t5-base/tokenizer.json")' --config.init_from.path=RUN
 
 RUN is a run of pretrain/t5_base.py; without it the model starts from nothing. Articles are cut to
 512 tokens and summaries to 128, and how many are is printed. Batch and constant rate are those of

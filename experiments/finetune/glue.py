@@ -1,6 +1,7 @@
 """How well does a pre-trained encoder read? GLUE's tasks, and two larger sets of the same shape.
 
-    python launch.py --config=experiments/finetune/glue.py:sst2 --config.init_from.path=RUN
+    python launch.py --config=experiments/finetune/glue.py:sst2 \
+        --config.data.tokenizer='hf("bert-base-uncased/tokenizer.json")' --config.init_from.path=RUN
 
 Tasks: cola sst2 mrpc qqp stsb mnli qnli rte wnli (Wang et al. 2018), imdb (Maas et al. 2011) and
 ag_news (Zhang et al. 2015), each a line of `TASKS` that maps the features of a TFDS data set. TFDS

@@ -1,9 +1,10 @@
 """How well does a pre-trained encoder find answers? SQuAD 1.1, and 2.0 with questions without one.
 
-    python launch.py --config=experiments/finetune/squad.py:v1.1 --config.init_from.path=RUN
-    python launch.py --config=experiments/finetune/squad.py:v2.0 --config.init_from.path=RUN
+    python launch.py --config=experiments/finetune/squad.py:v1.1 \
+        --config.data.tokenizer='hf("bert-base-uncased/tokenizer.json")' --config.init_from.path=RUN
 
-RUN is a run of pretrain/bert_base.py; without it the encoder starts from nothing. Rate, batch and
+RUN is a run of pretrain/bert_base.py, without which the encoder starts from nothing; `:v2.0` alike.
+Rate, batch and
 length follow Devlin et al. 2018, §4.2; a context that is longer than the row is cut at its end, and
 how many are is printed (the original reads windows of it). Not run yet.
 """

@@ -1,6 +1,7 @@
 """GPT-2's smallest size on public text: c4, lm1b or wikipedia.
 
-    python launch.py --config=experiments/pretrain/tfds_text.py:c4
+    python launch.py --config=experiments/pretrain/tfds_text.py:c4 \
+        --config.data.tokenizer='hf("gpt2/tokenizer.json")'
 
 Each is a line of `TEXTS`. TFDS prepares them with TensorFlow (pip install tensorflow-cpu) and must
 be able to download them; reading needs none. Hyperparameters are those of gpt2_124m.py. Not run

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_a_student_trains_on_what_its_teacher_is_sure_of(teacher, tmp_path, caps
 
     # What it said is a config whose classes have the teacher's numbers.
     theirs = config_lib.read_json(teacher / 'config.json')
-    format = said.rpartition("data.format='")[2].rstrip("\n'")
+    format = shlex.split(said)[-1].removeprefix('--config.data.format=')
     theirs.data.update(source='jsonl', path=str(out), format=format)
     student = build(resolve(theirs))
     assert student.label_names == ('aside', 'down', 'up')
