@@ -4,9 +4,8 @@
         --config.data.tokenizer='hf("bert-base-uncased/tokenizer.json")' --config.init_from.path=RUN
 
 RUN is a run of pretrain/bert_base.py, without which the encoder starts from nothing; `:v2.0` alike.
-Rate, batch and
-length follow Devlin et al. 2018, §4.2; a context that is longer than the row is cut at its end, and
-how many are is printed (the original reads windows of it). Not run yet.
+Rate, batch and length follow Devlin et al. 2018, §4.2; a context that is longer than the row is cut
+at its end, and how many are is printed (the original reads windows of it). Not run yet.
 """
 
 from ml_collections import ConfigDict
