@@ -7,6 +7,10 @@ Reads the source of a function and writes the first line of its docstring; the l
 alone. The checkpoint of the quickstart is fine-tuned, and the same model is trained from scratch
 with the same budget. One seed, on two cores that many other processes shared (99 and 103 s): on the
 validation split 1.470 nats a byte of the responses and accuracy 0.597, against 2.392 and 0.333.
+
+The evaluation also scores what the model writes for 64 functions (ROUGE, exact match), not
+measured yet; BLEU too with --config.evals.validation.scores="('bleu', 'rouge', 'exact_match')" and
+sacrebleu, or of a finished run by `launch.py evaluate --predictions=texts.jsonl` with that key.
 """
 
 from ml_collections import ConfigDict
