@@ -12,7 +12,7 @@ al. 2023): `launch.py show` says 2.81 MB of parameters where lora has 3.71 MB, a
 optimizer state for both. `bias` is BitFit (Zaken et al. 2021): this model's layers have no
 biases, so it trains the scales of its norms, the head, and nothing else.
 
-Validation accuracy over seeds 0 to 2, one shared quickstart: scratch 0.195, probe 0.200, lora 0.234,
+Validation accuracy over seeds 0 to 2 of one quickstart: scratch 0.195, probe 0.200, lora 0.234,
 full 0.272 (experiments/README.md has the table, and the times). Rates were chosen by validation
 loss in single runs (seed 0, 128 batches): full 2.242 at 3e-3, 2.374 at 1e-2; probe 2.480, 2.429,
 2.445 at 1e-2, 3e-2, 1e-1; last 2.340 at 3e-3, 2.021 at 1e-2; lora 2.459, 2.333, 2.603 at 3e-3,
