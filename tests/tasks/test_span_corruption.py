@@ -259,7 +259,7 @@ def test_the_prompt_of_a_decoder_is_its_prefix() -> None:
 @pytest.mark.parametrize(
     ('spec', 'seq_len', 'message'),
     [
-        ('span_corruption', 1, 'data.seq_len=1: spans need rows of at least 2 tokens'),
+        ('span_corruption', 1, 'data.seq_len=1: spans need rows of 2 tokens'),
         ('span_corruption(sentinels=25)', 512, r'26 spans.*set sentinels=27'),
         ('span_corruption(rate=1.0)', 60, r'rate=.*must be in \[0, 1\), got 1.0'),
         ('span_corruption(rate=0.0)', 60, 'rate=.*must be positive, got 0.0'),
