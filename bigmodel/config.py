@@ -61,25 +61,30 @@ def read_entry(key: str, text: str, usage: str) -> tuple[str, list[str], dict[st
     Words are quoted as in a shell. Raises UserError, which shows `usage`, for anything else.
     """
     name, colon, rest = text.partition(':')
-    try:
-        words = shlex.split(rest)
-    except ValueError:  # a quote that does not end
-        words, colon = [], ''
+    mistake = UserError(f'{key}: cannot read {text!r}; write {usage!r}')
     if not colon or not name.isidentifier():
-        raise UserError(f'{key}: cannot read {text!r}; write {usage!r}')
-    changes = [word.partition('=') for word in words if '=' in word]
-    return name, [w for w in words if '=' not in w], {k: value for k, _, value in changes}
+        raise mistake
+    return name, *_words_and_pairs(rest, mistake)
 
 
-def pairs(text: str, what: str) -> list[tuple[str, str]]:
-    """(key, value) of each 'key=value', values quoted as in a shell; `what` begins an error."""
+def pairs(text: str, what: str) -> dict[str, str]:
+    """The value of each key of 'key=value key=value', quoted as in a shell; `what` begins an
+    error.
+    """
+    mistake = UserError(f"{what}: cannot read {text!r}; write 'key=value key=value'")
+    words, found = _words_and_pairs(text, mistake)
+    if words or '' in found:
+        raise mistake
+    return found
+
+
+def _words_and_pairs(text: str, mistake: UserError) -> tuple[list[str], dict[str, str]]:
     try:
-        found = [part.partition('=') for part in shlex.split(text)]
-    except ValueError as e:
-        raise UserError(f'{what}: cannot read {text!r}: {e}') from e
-    if not all(key and equals for key, equals, _ in found):
-        raise UserError(f"{what}: cannot read {text!r}; write 'key=value key=value'")
-    return [(key, value) for key, _, value in found]
+        parts = shlex.split(text)
+    except ValueError as e:  # a quote that does not end
+        raise mistake from e
+    found = [part.partition('=') for part in parts if '=' in part]
+    return [part for part in parts if '=' not in part], {k: value for k, _, value in found}
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:

@@ -18,9 +18,9 @@ def evaluated(config: ConfigDict, name: str, entry: ConfigDict) -> ConfigDict:
     what = f'evals.{name}.data'
     config = config.copy_and_resolve_references()
     changes = config_lib.pairs(entry.data, what)
-    if {key for key, _ in changes} & {'source', 'path'}:
+    if changes.keys() & {'source', 'path'}:
         config.data.mixture = ()  # data of its own is no part of the run's mixture
-    for key, value in changes:
+    for key, value in changes.items():
         if key not in KEYS:
             raise UserError(
                 f'{what}: {key!r} cannot differ from the run; these can: {", ".join(KEYS)}'

@@ -92,7 +92,7 @@ def watched(text: str, evaluations: Iterable[str], what: str, patience: bool) ->
     evaluation, slash, metric = name.strip().partition('/')
     if not text:
         return Watched()
-    given = dict(config_lib.pairs(rest, what))
+    given = config_lib.pairs(rest, what)
     allowed = ('better', 'patience', 'least') if patience else ('better',)
     wrong = [key for key in given if key not in allowed]
     if not slash or not metric or wrong or (patience and 'patience' not in given):
