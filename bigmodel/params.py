@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.traverse_util
 import jax
 
 from bigmodel.errors import UserError
@@ -64,14 +65,7 @@ def prune(tree: Any) -> Any:
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The nested dict of these paths."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *folders, last = path.split('/')
-        here = tree
-        for folder in folders:
-            here = here.setdefault(folder, {})
-        here[last] = leaf
-    return tree
+    return flax.traverse_util.unflatten_dict(flat, sep='/')
 
 
 def count(tree: Any) -> int:

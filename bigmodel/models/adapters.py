@@ -68,7 +68,7 @@ class Lora(Adapter):
         added = {
             path: self._new(flat[path], jax.random.fold_in(key, i)) for i, path in enumerate(chosen)
         }
-        return {**boxed, KEY: _nested(added)}
+        return {**boxed, KEY: params_lib.nest(added)}
 
     def merge(self, params: Any, key: jax.Array | None = None) -> Any:
         own = flax.traverse_util.flatten_dict(params.get(KEY, {}), sep='/')
@@ -80,7 +80,7 @@ class Lora(Adapter):
             factors = {n.rpartition('/')[2]: x for n, x in own.items() if n.startswith(f'{path}/')}
             here = None if key is None else jax.random.fold_in(key, i)
             flat[path] = self._merged(flat[path], factors, here)
-        return flax.traverse_util.unflatten_dict(flat, sep='/')
+        return params_lib.nest(flat)
 
     def _new(self, box: Any, key: jax.Array) -> dict[str, Any]:
         lead, inside, out = _dims(box.names, box.value.shape)
@@ -147,7 +147,7 @@ class Qlora(Lora):
         flat = _boxes(boxed)
         for path in _adapted(_boxes(own)):
             flat[path] = self._boxed_node(flat[path], path)
-        return {**_nested(flat), KEY: own}
+        return {**params_lib.nest(flat), KEY: own}
 
     def stored(self, params: Any) -> Any:
         flat = flax.traverse_util.flatten_dict(params, sep='/')
@@ -157,7 +157,7 @@ class Qlora(Lora):
                 weight = flat[path]
                 num_lead = own[f'{path}/down'].ndim + own[f'{path}/up'].ndim - 2 - weight.ndim
                 flat[path] = quantise(weight, self.block, self.bits, num_lead, path)
-        return _nested(flat)
+        return params_lib.nest(flat)
 
     def merge(self, params: Any, key: jax.Array | None = None) -> Any:
         return super().merge(dequantised(params), key)
@@ -208,7 +208,3 @@ def _adapted(own: Iterable[str]) -> list[str]:
 def _boxes(boxed: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box)
     return {params_lib.path_of(path): box for path, box in leaves}
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    return flax.traverse_util.unflatten_dict(flat, sep='/')

@@ -10,7 +10,7 @@ import pytest
 
 from bigmodel.commands.main import main
 from bigmodel.errors import UserError
-from bigmodel.params import flatten
+from bigmodel.params import flatten, nest
 from bigmodel.sharding import make_sharding
 from bigmodel.training.averages import with_average
 from bigmodel.training.checkpoints import Checkpoints
@@ -79,7 +79,7 @@ def test_runs_evaluate_it_and_later_ones_start_from_it(tmp_path, capsys) -> None
     from orbax.checkpoint import v1 as ocp
 
     saved = flatten(ocp.load(run / 'checkpoints' / '4', checkpointable_name='state'))
-    read = flatten(checkpoints.restore_params(4, nested(bare), (('.*', True),)))
+    read = flatten(checkpoints.restore_params(4, nest(bare), (('.*', True),)))
     checkpoints.close()
     assert read.keys() == bare.keys()
     for path, value in read.items():
@@ -106,15 +106,3 @@ def test_it_lies_where_its_parameters_do() -> None:
     places = state_sharding(make_sharding('data=2,fsdp=4', 'fsdp'), boxed, shapes)
     assert places.opt_state['average'] == places.params
     assert any(not place.is_fully_replicated for place in jax.tree.leaves(places.params))
-
-
-def nested(flat: dict) -> dict:
-    """The tree of paths."""
-    tree: dict = {}
-    for path, leaf in flat.items():
-        *folders, last = path.split('/')
-        here = tree
-        for folder in folders:
-            here = here.setdefault(folder, {})
-        here[last] = leaf
-    return tree
