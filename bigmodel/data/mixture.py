@@ -58,9 +58,11 @@ class Turns:
 
     def __init__(self, weights: Sequence[Fraction]) -> None:
         self.counts = np.array(share_out(weights), np.int64)
-        turns = [(k, j) for k, n in enumerate(self.counts.tolist()) for j in range(n)]
-        turns.sort(key=lambda turn: (Fraction(2 * turn[1] + 1, int(self.counts[turn[0]])), turn))
-        self._source, self._number = np.array(turns, np.int64).T
+        source = np.repeat(np.arange(len(self.counts)), self.counts)
+        number = np.concatenate([np.arange(n) for n in self.counts])
+        # Equal fractions are equal floats, and others of so few places are further apart.
+        order = np.lexsort((number, source, (2 * number + 1) / self.counts[source]))
+        self._source, self._number = source[order], number[order]
 
     @property
     def period(self) -> int:
