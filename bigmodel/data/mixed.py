@@ -152,7 +152,7 @@ def _label_names(parts: Mapping[str, Open]) -> tuple[str, ...]:
 
 def _carries_labels(part: Open) -> bool:
     """Whether rows have labels, or marks of their tokens that say their classes."""
-    in_marks = getattr(part.store, 'marked', False) and bool(part.store.label_names)
+    in_marks = part.store.marked and bool(part.store.label_names)
     return part.examples.labelled or in_marks
 
 

@@ -12,6 +12,7 @@ class MadeRows(abc.ABC):
     """One split as `Examples`, and all that a run asks a token store for."""
 
     num_truncated, padding_share = 0, 0.0
+    marked = False  # whether tokens have marks that a task reads
     num_bytes, gzip_bits_per_byte = 0, 0.0  # there is no text to compress
     label_names: tuple[str, ...] = ()
     tokenizer: Tokenizer

@@ -16,12 +16,14 @@ class Score:
     """A function of results that names its values.
 
     It is of predictions where `rows` says so, of generated texts where `texts` does, else of means
-    alone; `needs` is a library that it imports.
+    alone. `words` says that it tells words apart by the tokens between them; `needs` is a library
+    that it imports.
     """
 
     of: Callable[[Results], dict[str, float]]
     rows: bool = True
     texts: bool = False
+    words: bool = False
     needs: str = ''
 
 
@@ -35,7 +37,7 @@ def perplexity(results: Results) -> dict[str, float]:
 SCORES = {
     'f1': {
         'class': Score(classes.f1),
-        'classes': Score(entities.f1),
+        'classes': Score(entities.f1, words=True),
         'span': Score(answers.span_f1),
     },
     'matthews': {'class': Score(classes.matthews)},

@@ -17,7 +17,6 @@ from bigmodel.metrics import Metrics, add, values
 from bigmodel.scores.results import Results, Text
 from bigmodel.scores.table import build_scores
 from bigmodel.tasks.by_source import by_source
-from bigmodel.tasks.task import Task
 from bigmodel.training.batches import gathered, put_batch
 from bigmodel.training.evaluated import evaluated
 from bigmodel.training.generation import Generation
@@ -47,12 +46,13 @@ class Evaluation:
         self._setup, self._batches = setup, entry.batches
         what, task = f'evals.{name}.scores', setup.task
         self._scores = build_scores(entry.scores, (task.predicts, task.learns), what)
-        self.data = setup.open_evaluation(name, entry, labelled)
+        self.config, self.split = evaluated(setup.config, name, entry), entry.split
+        self.data = setup.open_evaluation(name, self.config, self.split, labelled)
         self._judge = judges(tuple(self.data.parts))
         self._check_sources(name)
-        self.config, self.split = evaluated(setup.config, name, entry), entry.split
         self.predicts = task.predicts
-        _check_words(setup.config, task, self.data.tokenizer, entry.scores, what)
+        if any(score.words for score in self._scores):
+            _check_words(setup.config, self.data.tokenizer, what)
         texts = (texts and task.learns == 'responses') or any(s.texts for s in self._scores)
         self._generate: Generate = (
             Generation(setup, self.data, entry, f'evals.{name}') if texts else no_texts
@@ -168,11 +168,8 @@ def _predicted_per_byte(store: Any) -> float:
     return (store.num_tokens - store.num_documents) / max(store.num_bytes, 1)
 
 
-def _check_words(
-    config: ConfigDict, task: Task, tokenizer: Tokenizer, scores: tuple, what: str
-) -> None:
-    """Words are told apart by the tokens between them."""
-    if 'f1' in scores and task.predicts == 'classes' and not len(tokenizer.encode(' ')):
+def _check_words(config: ConfigDict, tokenizer: Tokenizer, what: str) -> None:
+    if not len(tokenizer.encode(' ')):
         raise UserError(
             f"{what}: 'f1' tells words apart by what is between them, of which data.tokenizer="
             f'{config.data.tokenizer!r} makes no token; choose another tokenizer'

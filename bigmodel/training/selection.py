@@ -31,7 +31,10 @@ class Selection:
 
         A number for all layers of a parameter stays one.
         """
-        cut = lambda k, x: x[k:] if k and np.ndim(x) else x  # noqa: E731
+
+        def cut(k: int, x: Any) -> Any:
+            return x[k:] if k and np.ndim(x) else x
+
         return self.of(jax.tree.map(cut, self.first, params))
 
     def whole(self, params: Any, part: Any) -> Any:

@@ -24,7 +24,7 @@ from bigmodel.training.averages import with_average
 from bigmodel.training.base import Base
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
-from bigmodel.training.evaluated import check_classes, evaluated
+from bigmodel.training.evaluated import check_classes
 from bigmodel.training.fit import (
     check_adapter,
     check_format,
@@ -102,12 +102,11 @@ class Setup(Outline):
         """A split for evaluation: every row once, in order."""
         return _open(self.config, self.task, split, self.data.tokenizer, shuffle=False)
 
-    def open_evaluation(self, name: str, entry: ConfigDict, labelled: bool = True) -> Data:
-        """The data of an entry of `evals`, which has this run's classes, or none."""
-        config = evaluated(self.config, name, entry)
+    def open_evaluation(self, name: str, config: ConfigDict, split: str, labelled: bool) -> Data:
+        """The data of an entry of `evals`, as `config` has it: with this run's classes, or none."""
         check_format(config, self.task)
         tokenizer, labelled = self.data.tokenizer, labelled and self.task.labelled
-        data = _open(config, self.task, entry.split, tokenizer, False, labelled)
+        data = _open(config, self.task, split, tokenizer, False, labelled)
         if self.task.predicts != 'tokens':
             check_classes(f'evals.{name}', data.label_names, self.label_names)
         return data
