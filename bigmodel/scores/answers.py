@@ -5,6 +5,7 @@ import string
 from collections import Counter
 from collections.abc import Iterator
 
+from bigmodel.scores.counts import f1, mean
 from bigmodel.scores.results import Results
 
 ARTICLES = re.compile(r'\b(a|an|the)\b')
@@ -12,12 +13,12 @@ ARTICLES = re.compile(r'\b(a|an|the)\b')
 
 def span_exact_match(results: Results) -> dict[str, float]:
     """`exact_match`, the share of answers that are the right text (Rajpurkar et al. 2016, §6.1)."""
-    return {'exact_match': _mean([float(exact_match(*pair)) for pair in _texts(results)])}
+    return {'exact_match': mean(float(exact_match(*pair)) for pair in _texts(results))}
 
 
 def span_f1(results: Results) -> dict[str, float]:
     """`f1`, the mean overlap of answers with the right text (Rajpurkar et al. 2016, §6.1)."""
-    return {'f1': _mean([overlap(*pair) for pair in _texts(results)])}
+    return {'f1': mean(overlap(*pair) for pair in _texts(results))}
 
 
 def normalised(text: str) -> str:
@@ -38,7 +39,7 @@ def overlap(answer: str, right: str) -> float:
     ours, theirs = normalised(answer).split(), normalised(right).split()
     if not ours or not theirs:
         return float(ours == theirs)
-    return 2 * (Counter(ours) & Counter(theirs)).total() / (len(ours) + len(theirs))
+    return f1((Counter(ours) & Counter(theirs)).total(), len(ours), len(theirs))
 
 
 def answer(results: Results, row: int, which: str) -> str:
@@ -51,7 +52,3 @@ def _texts(results: Results) -> Iterator[tuple[str, str]]:
     counted = results.counted()
     for row in range(len(counted.rows['weight'])):
         yield answer(counted, row, 'prediction'), answer(counted, row, 'target')
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else float('nan')

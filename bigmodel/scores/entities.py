@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bigmodel.scores.classes import f1 as f1_of_classes
+from bigmodel.scores.counts import f1 as f1_of_counts
 from bigmodel.scores.results import Results
 
 Entity = tuple[int, int, str]  # first word, last word, kind
@@ -31,7 +32,7 @@ def f1(results: Results) -> dict[str, float]:
         counts.update(hits=len(ours & theirs), named=len(ours), wanted=len(theirs))
     hits, named, wanted = (counts[k] for k in ('hits', 'named', 'wanted'))
     return {
-        'f1': 2 * hits / max(named + wanted, 1),
+        'f1': f1_of_counts(hits, named, wanted),
         'precision': hits / max(named, 1),
         'recall': hits / max(wanted, 1),
     }

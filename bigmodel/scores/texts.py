@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from bigmodel.scores.counts import f1, mean
 from bigmodel.scores.results import Results
 
 WORD = re.compile('[a-z0-9]+')
@@ -26,16 +27,16 @@ def rouge(results: Results) -> dict[str, float]:
     """
     pairs = [tuple(words(getattr(text, which)) for which in SIDES) for text in results.texts]
     return {
-        'rouge1': _mean(ngram_f1(*pair, 1) for pair in pairs),
-        'rouge2': _mean(ngram_f1(*pair, 2) for pair in pairs),
-        'rougeL': _mean(f1(longest_common(*pair), *map(len, pair)) for pair in pairs),
+        'rouge1': mean(ngram_f1(*pair, 1) for pair in pairs),
+        'rouge2': mean(ngram_f1(*pair, 2) for pair in pairs),
+        'rougeL': mean(f1(longest_common(*pair), *map(len, pair)) for pair in pairs),
     }
 
 
 def exact_match(results: Results) -> dict[str, float]:
     """`exact_match`, the share of texts that are the right one but for space around them."""
     same = (text.prediction.strip() == text.target.strip() for text in results.texts)
-    return {'exact_match': _mean(map(float, same))}
+    return {'exact_match': mean(map(float, same))}
 
 
 def words(text: str) -> list[str]:
@@ -61,13 +62,3 @@ def longest_common(said: Sequence[str], right: Sequence[str]) -> int:
         for i, other in enumerate(right):
             best.append(before[i] + 1 if word == other else max(before[i + 1], best[i]))
     return best[-1]
-
-
-def f1(hits: int, named: int, wanted: int) -> float:
-    """Of so many hits; 0 without one."""
-    return 2 * hits / (named + wanted) if hits else 0.0
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from bigmodel import params as params_lib
@@ -16,8 +17,8 @@ from bigmodel.layers.inputs import INPUTS
 from bigmodel.layers.masks import MASKS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.adapters import KEY as ADAPTER
-from bigmodel.models.heads import parts_of
-from bigmodel.models.model import Model
+from bigmodel.models.heads import HEADS, Outputs, heads_of, parts_of
+from bigmodel.models.model import Model, apply
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.specs import make, parse
 from bigmodel.tasks.build import TASKS
@@ -161,6 +162,41 @@ def check_masks(config: ConfigDict, task: Task, model: Model) -> None:
         )
 
 
+def check_head(config: ConfigDict, task: Task, built: Model, params: Any) -> None:
+    """The task must fit the head, and an encoder where there is one."""
+    model, heads = config.model, task.heads
+    if tuple(head.predicts for head in heads_of(model.head)) != heads:
+        raise UserError(
+            f'task={config.task!r} needs model.head={_fitting(heads)}, not {model.head!r}'
+        )
+    if task.learns and model.ahead != 'none':
+        raise UserError(
+            f'model.ahead={model.ahead!r} learns all of a text, but task={config.task!r} '
+            f"{task.learns} alone; set model.ahead='none'"
+        )
+    length, source_length = task.lengths(config.data.seq_len)
+    if bool(source_length) != bool(model.encoder_depth):
+        needs = "an encoder and model.cross='attention'" if source_length else 'no encoder'
+        if task.either_way:
+            needs += f', or decoder_only={bool(source_length)}'
+        raise UserError(
+            f'task={config.task!r} needs {needs}, but model.encoder_depth={model.encoder_depth}'
+        )
+    longest = max(length, source_length)
+    # Rows of seq_len itself may be longer where a finished run is measured beyond its length.
+    if longest > max(model.max_length, config.data.seq_len):
+        raise UserError(
+            f'task={config.task!r} makes rows of {longest} tokens, but model.max_length='
+            f'{model.max_length}; set it to {longest}'
+        )
+
+    def run(params: Any) -> Outputs:
+        inputs, source = built.example(length)
+        return apply(built, params, inputs, source=source)
+
+    jax.eval_shape(run, params)  # a part may refuse this length
+
+
 def check_adapter(config: ConfigDict, trained: Any) -> None:
     """What an adapter changes must not be trained beside it."""
     trained = params_lib.flatten(trained)
@@ -189,3 +225,12 @@ def _check_columns(model: ConfigDict, columns: int) -> None:
 
 def _either(kinds: tuple[str, ...]) -> str:
     return ' or '.join(KINDS[kind] for kind in kinds)
+
+
+def _fitting(heads: tuple[str, ...]) -> str:
+    """The heads that predict this, in words; of two tasks together."""
+    names = [
+        ' or '.join(repr(name) for name, head in HEADS.items() if head.predicts == predicts)
+        for predicts in heads
+    ]
+    return names[0] if len(names) == 1 else f'joint(first={names[0]}, second={names[1]})'

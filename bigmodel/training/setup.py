@@ -15,8 +15,8 @@ from bigmodel.errors import UserError
 from bigmodel.layers.kernels import Choose, choose
 from bigmodel.models import presets
 from bigmodel.models.counts import flops_per_row
-from bigmodel.models.heads import HEADS, Outputs, heads_of
-from bigmodel.models.model import Model, apply, build_model, kernel_name
+from bigmodel.models.heads import heads_of
+from bigmodel.models.model import Model, build_model, kernel_name
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Rows, Task
@@ -28,6 +28,7 @@ from bigmodel.training.evaluated import check_classes
 from bigmodel.training.fit import (
     check_adapter,
     check_format,
+    check_head,
     check_inputs,
     check_masks,
     check_prompt,
@@ -225,7 +226,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     kernel = kernel_name(config.model, platform)
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
     check_masks(config, task, model)
-    _check_head(plan)
+    check_head(config, task, model, abstract.params)
     check_prompt(config)
     check_adapter(config, optimizer.selection.trained)
     return plan
@@ -274,48 +275,3 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
             f'data.batch_size={rows} is not a multiple of {ways * config.accumulate} = {ways} '
             f'devices that split the batch × accumulate={config.accumulate}'
         )
-
-
-def _check_head(setup: Outline) -> None:
-    """The task must fit the head, and an encoder where there is one."""
-    model, heads = setup.config.model, setup.task.heads
-    if tuple(head.predicts for head in heads_of(model.head)) != heads:
-        raise UserError(
-            f'task={setup.config.task!r} needs model.head={_fitting(heads)}, not {model.head!r}'
-        )
-    if setup.task.learns and model.ahead != 'none':
-        raise UserError(
-            f'model.ahead={model.ahead!r} learns all of a text, but task={setup.config.task!r} '
-            f"{setup.task.learns} alone; set model.ahead='none'"
-        )
-    length, source_length = setup.task.lengths(setup.config.data.seq_len)
-    if bool(source_length) != bool(model.encoder_depth):
-        needs = "an encoder and model.cross='attention'" if source_length else 'no encoder'
-        if setup.task.either_way:
-            needs += f', or decoder_only={bool(source_length)}'
-        raise UserError(
-            f'task={setup.config.task!r} needs {needs}, but model.encoder_depth='
-            f'{model.encoder_depth}'
-        )
-    longest = max(length, source_length)
-    # Rows of seq_len itself may be longer where a finished run is measured beyond its length.
-    if longest > max(model.max_length, setup.config.data.seq_len):
-        raise UserError(
-            f'task={setup.config.task!r} makes rows of {longest} tokens, but model.max_length='
-            f'{model.max_length}; set it to {longest}'
-        )
-
-    def run(params: Any) -> Outputs:
-        inputs, source = setup.model.example(length)
-        return apply(setup.model, params, inputs, source=source)
-
-    jax.eval_shape(run, setup.abstract.params)  # a part may refuse this length
-
-
-def _fitting(heads: tuple[str, ...]) -> str:
-    """The heads that predict this, in words; of two tasks together."""
-    names = [
-        ' or '.join(repr(name) for name, head in HEADS.items() if head.predicts == predicts)
-        for predicts in heads
-    ]
-    return names[0] if len(names) == 1 else f'joint(first={names[0]}, second={names[1]})'
