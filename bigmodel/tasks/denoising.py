@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics
-from bigmodel.tasks.corruption import Counts
+from bigmodel.tasks.corruption import Counts, Cut, Spans, cut_out
 from bigmodel.tasks.layouts import LAYOUTS, Apart
 from bigmodel.tasks.losses import Predictions, cross_entropy
 from bigmodel.tasks.task import Batch, Beginning, ModelFn, Rows, Task
@@ -71,6 +72,9 @@ class Denoising(Task):
         return self.layout.begin(prompt, end, tokenizer)
 
 
-def text_lengths(rows: Rows) -> Counts:
-    """How many tokens of each row are no padding, which is at its end."""
-    return (rows.get('segments', np.ones_like(rows['tokens'])) > 0).sum(1)
+def cut_rows(rows: Rows, spans: Spans, draws: Draws, tokenizer: Tokenizer) -> Cut:
+    """Rows with spans cut out; padding is at the end of a row."""
+    tokens = rows['tokens']
+    lengths = (rows.get('segments', np.ones_like(tokens)) > 0).sum(1)
+    noise = spans.draw(lengths, draws, tokens.shape[1])
+    return cut_out(tokens, lengths, noise, tokenizer.vocab_size)

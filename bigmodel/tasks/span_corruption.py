@@ -8,8 +8,8 @@ import numpy as np
 from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE, SHARE, Range
-from bigmodel.tasks.corruption import Counts, Spans, cut_out
-from bigmodel.tasks.denoising import Denoising, text_lengths
+from bigmodel.tasks.corruption import Counts, Spans
+from bigmodel.tasks.denoising import Denoising, cut_rows
 from bigmodel.tasks.task import Rows
 
 AT_LEAST_ONE = Range(lambda x: x >= 1, 'at least 1')
@@ -50,10 +50,8 @@ class SpanCorruption(Denoising):
 
     def prepare(self, rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
         """The source, and the tokens that the model reads and predicts, as the layout has them."""
-        tokens, lengths = rows['tokens'], text_lengths(rows)
-        noise = self._spans.draw(lengths, draws, tokens.shape[1])
-        cut = cut_out(tokens, lengths, noise, tokenizer.vocab_size)
-        return self.layout.rows(cut, self.lengths(tokens.shape[1]), tokenizer)
+        cut = cut_rows(rows, self._spans, draws, tokenizer)
+        return self.layout.rows(cut, self.lengths(rows['tokens'].shape[1]), tokenizer)
 
     @property
     def _spans(self) -> Spans:

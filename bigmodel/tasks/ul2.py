@@ -9,8 +9,8 @@ import numpy as np
 from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE, SHARE
-from bigmodel.tasks.corruption import Counts, Spans, cut_out
-from bigmodel.tasks.denoising import Denoising, text_lengths
+from bigmodel.tasks.corruption import Counts, Spans
+from bigmodel.tasks.denoising import Denoising, cut_rows
 from bigmodel.tasks.task import Beginning, Rows
 
 R, S, X = MODES = range(3)
@@ -58,16 +58,14 @@ class UL2(Denoising):
 
     def prepare(self, rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
         """The source, and the tokens that the model reads and predicts, as the layout has them."""
-        tokens, lengths = rows['tokens'], text_lengths(rows)
         drawn = draws.below(len(DENOISERS), 1)[:, 0]
-        noise = Spans(RATE[drawn], MEAN[drawn]).draw(lengths, draws, tokens.shape[1])
-        cut = cut_out(tokens, lengths, noise, tokenizer.vocab_size)
+        cut = cut_rows(rows, Spans(RATE[drawn], MEAN[drawn]), draws, tokenizer)
         modes = (self._first_mode(tokenizer) + MODE[drawn]).astype(cut.source.dtype)
         cut = cut._replace(
             source=np.concatenate([modes[:, None], cut.source], 1),
             source_lengths=cut.source_lengths + 1,
         )
-        return self.layout.rows(cut, self.lengths(tokens.shape[1]), tokenizer)
+        return self.layout.rows(cut, self.lengths(rows['tokens'].shape[1]), tokenizer)
 
     def begin(self, prompt: Sequence[int], tokenizer: Tokenizer) -> Beginning:
         """The prompt is the source; one without a mode gets R when it has sentinels, else S and a
