@@ -28,7 +28,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.learning_rate = 3e-3
     c.schedule = 'cosine(warmup_steps=15)'
     c.init_from.path = 'runs/quickstart'
-    c.init_from.restore = (('head/.*', False), ('.*', True))
+    c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
     c.baselines = ('scratch: init_from.path=',)
     c.evals.validation.every, c.evals.validation.batches = 250, 128
     return c

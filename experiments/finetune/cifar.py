@@ -34,7 +34,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.weight_decay = 0.1
     c.schedule = 'cosine(warmup_steps=2000)'
     c.num_steps = 100 * 49_000 // 128
-    c.init_from.restore = (('head/.*', False), ('.*', True))
+    c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
     c.evals.validation.every = 1000
     c.evals.test = defaults.evaluation('test', every=c.num_steps)
     return c

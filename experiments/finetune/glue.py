@@ -81,7 +81,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.num_steps = 3 * data.rows // 32
     c.schedule = f'linear(warmup_steps={c.num_steps // 10})'
     c.init_from.path = ''  # a run of pretrain/bert_base.py
-    c.init_from.restore = (('head/.*', False), ('.*', True))
+    c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
     c.evals.validation.every = max(c.num_steps // 3, 1)
     c.evals.test = defaults.evaluation('test', every=c.num_steps)
     return c

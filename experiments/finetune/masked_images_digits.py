@@ -28,7 +28,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.num_steps = 60
     c.schedule = 'cosine(warmup_steps=10)'
     c.init_from.path = 'runs/masked_images'
-    c.init_from.restore = (('head/.*', False), ('.*', True))
+    c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
     c.baselines = ('scratch: init_from.path=',)
     c.evals.validation.every = 60
     c.evals.test = defaults.evaluation('test', every=60)
