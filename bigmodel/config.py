@@ -1,12 +1,14 @@
 """Run configs: load a file of experiments/, apply `--config.key=value`, write and compare JSON."""
 
 import ast
+import copy
 import importlib.util
 import inspect
 import json
 import os
 import pathlib
 import shlex
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,7 +27,10 @@ def load(path_and_arg: str, overrides: Iterable[tuple[str, str]] = ()) -> Config
     the nearest one) or a value of the wrong type.
     """
     path, _, arg = path_and_arg.partition(':')
-    get_config = _get_config_function(path)
+    module = load_module(path)
+    if not hasattr(module, 'get_config'):
+        raise UserError(f"{path} does not define get_config(arg='')")
+    get_config = module.get_config
     try:
         takes_arg = bool(inspect.signature(get_config).parameters)
         config = get_config(arg) if takes_arg else get_config()
@@ -137,15 +142,21 @@ def read_json(path: str | os.PathLike) -> ConfigDict:
         plain = json.loads(pathlib.Path(path).read_text())
         if not isinstance(plain, dict):
             raise TypeError('it holds no keys')
-        for key, value in ADDED.items():
-            _add(plain, key.split('.'), value)
-        return from_dict(plain)
+        return from_dict(with_added(plain))
     except FileNotFoundError:
         raise UserError(f'{path} does not exist: this is not a run directory') from None
     except (json.JSONDecodeError, TypeError, AttributeError, UnicodeDecodeError) as e:
         raise UserError(
             f'{path} is damaged ({e}); restore it, or start the run in another --workdir'
         ) from e
+
+
+def with_added(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config as JSON has it, with the keys that an older one lacks."""
+    plain = copy.deepcopy(dict(plain))
+    for key, value in ADDED.items():
+        _add(plain, key.split('.'), value)
+    return plain
 
 
 def _add(group: Any, path: list[str], value: Any) -> None:
@@ -176,7 +187,8 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path(base) / 'bigmodel'
 
 
-def _get_config_function(path: str) -> Any:
+def load_module(path: str) -> types.ModuleType:
+    """Runs a file of experiments/ and returns its module; raises UserError when it cannot."""
     file = pathlib.Path(path)
     if not file.is_file():
         siblings = [str(p) for p in file.parent.rglob('*.py')] if file.parent.is_dir() else []
@@ -189,9 +201,7 @@ def _get_config_function(path: str) -> Any:
         spec.loader.exec_module(module)
     except SyntaxError as e:
         raise UserError(f'{path}, line {e.lineno}: {e.msg}') from e
-    if not hasattr(module, 'get_config'):
-        raise UserError(f"{path} does not define get_config(arg='')")
-    return module.get_config
+    return module
 
 
 def _read(text: str, current: Any, key: str) -> Any:

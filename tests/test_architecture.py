@@ -34,7 +34,8 @@ LEVELS = {
     'tasks': 3,
     'training': 4,
     'inference': 5,
-    'commands': 6,
+    'sweeps': 6,
+    'commands': 7,
 }
 LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'sharding', 'specs'}
 

@@ -77,12 +77,12 @@ def merged(config: ConfigDict, workdir: str, step: int | str) -> tuple[Any, int]
 def _write(theirs: Any, ours: Any, config: ConfigDict, params: Any, step: int) -> None:
     import jax.numpy as jnp
 
+    from bigmodel.data.atomic import write_json, write_text
     from bigmodel.params import count
     from bigmodel.training.checkpoints import Checkpoints
-    from bigmodel.training.rundir import write_atomically, write_json
 
     ours.path.mkdir(parents=True)
-    write_atomically(ours.config, config_lib.to_json(config))
+    write_text(ours.config, config_lib.to_json(config))
     shutil.copytree(theirs.tokenizer, ours.tokenizer)
     record = json.loads(theirs.run.read_text())
     of_training = ('base', 'num_trained', 'param_bytes', 'optimizer_bytes')

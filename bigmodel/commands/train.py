@@ -64,11 +64,12 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
+    from bigmodel.data.atomic import write_json
     from bigmodel.data.formats import build_format
     from bigmodel.inference.generate import beginning
     from bigmodel.training.loop import train
     from bigmodel.training.restore import refusal
-    from bigmodel.training.rundir import RunDir, write_json
+    from bigmodel.training.rundir import RunDir
     from bigmodel.training.setup import build, resolve
     from bigmodel.training.signals import Interrupted
 

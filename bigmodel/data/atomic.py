@@ -22,5 +22,5 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes `value` as JSON."""
-    write_text(path, json.dumps(value, indent=1))
+    """Writes `value` as readable JSON."""
+    write_text(path, json.dumps(value, indent=2) + '\n')

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from bigmodel.data.atomic import write_text
 from bigmodel.data.formats import build_format
 from bigmodel.data.sources import build_row_source, build_source
 from bigmodel.errors import UserError
 from bigmodel.scores import answers, entities
 from bigmodel.scores.results import Results
 from bigmodel.training.evaluate import Evaluation
-from bigmodel.training.rundir import write_atomically
 
 Line = dict[str, Any]
 
@@ -151,7 +151,7 @@ def write_lines(path: str, lines: Iterator[Line], what: str) -> list[Line]:
     text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in found)
     try:
         if jax.process_index() == 0:
-            write_atomically(pathlib.Path(path), text)
+            write_text(pathlib.Path(path), text)
     except OSError as e:
         raise UserError(f'{what}={path} cannot be written: {e.strerror}') from e
     return found

@@ -19,6 +19,7 @@ import jax
 from bigmodel import config as config_lib
 from bigmodel import devices
 from bigmodel.config import ConfigDict
+from bigmodel.data.atomic import write_json, write_text
 from bigmodel.errors import UserError
 from bigmodel.training.setup import Setup
 
@@ -100,24 +101,12 @@ class RunDir:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.config, config_lib.to_json(setup.config))
+            write_text(self.config, config_lib.to_json(setup.config))
         except OSError as e:
             raise UserError(f'--workdir={self.path} cannot be written: {e.strerror}') from e
         self.tokenizer.mkdir(exist_ok=True)
         setup.data.tokenizer.save(self.tokenizer)
         write_json(self.run, _provenance(setup))
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes readable JSON, whole or not at all."""
-    write_atomically(path, json.dumps(value, indent=2) + '\n')
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that a kill leaves the old one or the new one."""
-    partial = path.with_name(path.name + '.tmp')
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _provenance(setup: Setup) -> dict[str, Any]:
