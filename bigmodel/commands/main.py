@@ -16,6 +16,10 @@ from bigmodel.errors import UserError, nearest
 # and may define add_arguments(parser).
 COMMANDS = {
     'train': ('train, or resume, the run of a config', '--config=experiments/quickstart.py'),
+    'sweep': (
+        'plan, run, resume and watch the arms of a sweep',
+        '--config=experiments/ablations/positions.py',
+    ),
     'evaluate': ('metrics of a checkpoint', '--workdir=runs/quickstart --split=test'),
     'label': (
         'pseudo-labels: examples that a checkpoint is sure of, as data to train on',

@@ -14,13 +14,19 @@ DEFAULT_CONFIG = 'experiments/quickstart.py'
 
 def load_config(args: argparse.Namespace) -> ConfigDict:
     """The config of `--config` (default: the quickstart), named after its file."""
-    path = args.config or DEFAULT_CONFIG
-    if not pathlib.Path(path.partition(':')[0]).exists() and (ROOT / path).exists():
-        path = str(ROOT / path)  # launch.py was called from elsewhere
+    path = config_path(args.config or DEFAULT_CONFIG)
     config = config_lib.load(path, args.overrides)
     if not config.name:
         config.name = pathlib.Path(path.partition(':')[0]).stem
     return config
+
+
+def config_path(path_and_arg: str) -> str:
+    """`--config`, of this code where the path is of nothing here."""
+    path = path_and_arg.partition(':')[0]
+    if not pathlib.Path(path).exists() and (ROOT / path).exists():
+        return str(ROOT / path_and_arg)  # launch.py was called from elsewhere
+    return path_and_arg
 
 
 def load_run_config(args: argparse.Namespace) -> ConfigDict:

@@ -64,37 +64,23 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
-    from bigmodel.data.atomic import write_json
-    from bigmodel.data.formats import build_format
-    from bigmodel.inference.generate import beginning
-    from bigmodel.training.loop import train
-    from bigmodel.training.restore import refusal
+    from bigmodel.inference.run_to_end import run_to_end
     from bigmodel.training.rundir import RunDir
-    from bigmodel.training.setup import build, resolve
+    from bigmodel.training.setup import resolve
     from bigmodel.training.signals import Interrupted
 
-    config = resolve(config)
-    if config.sample and refusal(config):
-        raise UserError(f"sample={config.sample!r}: the model {refusal(config)}; set sample to ''")
-    run_dir = RunDir(path)
-    run_dir.check(config)
-    result = run_dir.finished()
+    run = RunDir(path)
+    run.check(resolve(config))
+    result = run.finished()
     if result is not None:
         print(f'{path} is finished: {_headline(result)}')
         return result
-    setup = build(config)
-    if config.sample:  # a prompt that cannot be shows before hours of training
-        format = build_format(config.data.format)
-        beginning(setup.task, setup.data.tokenizer, config.sample, format)
     try:
-        state, result = train(setup, run_dir)
+        result = run_to_end(run, config)
     except Interrupted as e:
         again = ' '.join(shlex.quote(a) for a in sys.argv)
         print(f'\n{e}; saved in {path}. To resume: python {again}', flush=True)
         return 128 + e.signum
-    if config.sample:
-        _write_sample(setup, state, run_dir)
-    write_json(run_dir.result, result)  # last: its presence says that the run is finished
     early = f' ({result["stopped_early"]})' if result['stopped_early'] else ''
     print(f'\nfinished in {result["seconds"]:.0f} s{early}: {_headline(result)}')
     print(f'everything is in {path}: {", ".join(sorted(p.name for p in path.iterdir()))}')
@@ -109,26 +95,3 @@ def _headline(result: dict[str, Any]) -> str:
         if key in values and split != 'train'
     ]
     return ', '.join([*parts, f'{result["tokens_per_second"]:,.0f} tokens/s'])
-
-
-def _write_sample(setup: Any, state: Any, run_dir: Any) -> None:
-    from bigmodel.data.formats import build_format
-    from bigmodel.inference.generate import Sampling, generate
-    from bigmodel.training.restore import learned_length
-
-    prompt, most = setup.config.sample, learned_length(setup.config)
-    sampling = Sampling(max_tokens=min(200, most // 2) if most else 200)
-    texts = generate(
-        setup.model,
-        setup.optimizer.averaged(state.params, state.opt_state),
-        setup.data.tokenizer,
-        prompt,
-        sampling,
-        task=setup.task,
-        format=build_format(setup.config.data.format),
-    )
-    run_dir.samples.write_text(''.join(texts))
-    print(
-        f'\nsample (temperature {Sampling().temperature}):\n'
-        + '\n'.join('  | ' + line for line in texts[0].splitlines())
-    )

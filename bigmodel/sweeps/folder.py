@@ -9,6 +9,7 @@ logs/worker-I.log     what a worker said
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -35,7 +36,7 @@ class RunState:
     state: str  # of STATES
     error: str = ''
 
-    @property
+    @functools.cached_property
     def records(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl."""
         return list(read_jsonl(self.path / 'metrics.jsonl'))

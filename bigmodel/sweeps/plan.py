@@ -64,6 +64,7 @@ class Plan:
     seeds: tuple[int, ...]
     base: Mapping[str, Any]  # the config that arms change
     arms: tuple[PlannedArm, ...]
+    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # where it was checked
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -138,9 +139,8 @@ def read_plan(path_and_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> P
     baseline = found.baseline or names[0]
     if baseline not in names:
         raise unknown(f'{path}: baseline', baseline, names)
-    stem = pathlib.Path(path).stem
     return Plan(
-        name=base.name or (f'{stem}-{arg}' if arg else stem),
+        name=sweep_name(path_and_arg, overrides),
         question=_question(module.__doc__ or ''),
         source=path_and_arg,
         overrides=tuple(overrides),
@@ -157,6 +157,13 @@ def read_plan(path_and_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> P
         base=config_lib.to_dict(base),
         arms=arms,
     )
+
+
+def sweep_name(path_and_arg: str, overrides: Sequence[tuple[str, str]]) -> str:
+    """`--config.name`, or that of the file with its argument."""
+    path, _, arg = path_and_arg.partition(':')
+    stem = pathlib.Path(path).stem
+    return dict(overrides).get('name', f'{stem}-{arg}' if arg else stem)
 
 
 def selected(plan: Plan, patterns: str = '', seeds: str = '') -> tuple[Job, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -150,7 +150,7 @@ def judges_of(setup: Setup) -> Judges:
         judge = make_judge(setup.model, by_source(setup.task, sources), setup.companion_models)
         return jax.jit(partial(judge, dropout_key=None))
 
-    return cache(judge_of)
+    return lambda sources: setup.programs.once(('judge', sources), partial(judge_of, sources))
 
 
 def _bits_per_byte(found: Mapping[str, float], data: Data, nll: str) -> dict[str, float]:

@@ -111,23 +111,28 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
 
     The step reuses the memory of the old state.
     """
-    config = setup.config
-    task, models = by_source(setup.task, setup.data.parts), setup.companion_models
-    step = make_train_step(setup.model, task, setup.optimizer, config.accumulate, models)
-    places = jax.tree.map(lambda a: a.sharding, setup.abstract)
-    batch = put_batch(setup.data.batches(0), setup.sharding)
     began = time.perf_counter()
-    lowered = jax.jit(step, donate_argnums=0, out_shardings=(places, None)).lower(
-        setup.abstract, batch, setup.hparams
-    )
+    lowered = setup.programs.once('lowered step', partial(_lower, setup))
 
     def compile_step() -> tuple[Any, float]:
-        return lowered.compile(), time.perf_counter() - began
+        step = setup.programs.once('step', lowered.compile)
+        return step, time.perf_counter() - began
 
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(compile_step)
         state = make_state()
         return state, *compiling.result()
+
+
+def _lower(setup: Setup) -> Any:
+    """The training step, traced."""
+    task, models = by_source(setup.task, setup.data.parts), setup.companion_models
+    accumulate = setup.config.accumulate
+    step = make_train_step(setup.model, task, setup.optimizer, accumulate, models)
+    places = jax.tree.map(lambda a: a.sharding, setup.abstract)
+    batch = put_batch(setup.data.batches(0), setup.sharding)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
+    return jitted.lower(setup.abstract, batch, setup.hparams)
 
 
 def _seconds_before(run: RunDir, start: int) -> float:

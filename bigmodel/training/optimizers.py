@@ -92,8 +92,8 @@ def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]
     c = config.optimizer
     direction = bind(OPTIMIZERS, c.name, 'optimizer.name', axes=None)
     schedule = bind(SCHEDULES, config.schedule, 'schedule', step=None, num_steps=None)
-    direction_fn, direction_args = _split(direction)
-    schedule_fn, schedule_args = _split(schedule)
+    direction_fn, direction_args = numbers_of(direction)
+    schedule_fn, schedule_args = numbers_of(schedule)
     axes = jax.tree.map(lambda b: b.names, boxed, is_leaf=is_box)
     shapes = jax.tree.map(lambda b: b.value, boxed, is_leaf=is_box)
     selection = select(config, shapes)
@@ -121,7 +121,7 @@ def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]
     return optimizer, hparams
 
 
-def _split(part: functools.partial) -> tuple[Callable, dict[str, jax.Array]]:
+def numbers_of(part: functools.partial) -> tuple[functools.partial, dict[str, jax.Array]]:
     """A part with its static arguments bound, and its numeric ones (or defaults) as arrays."""
     known = inspect.signature(part.func).parameters.values()
     values = {p.name: p.default for p in known if p.kind is p.KEYWORD_ONLY} | part.keywords

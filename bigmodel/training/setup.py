@@ -1,7 +1,7 @@
 """From a config to everything that a run needs; all of the config is checked before compiling."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -34,9 +34,16 @@ from bigmodel.training.fit import (
     check_prompt,
 )
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
+from bigmodel.training.programs import Programs
 from bigmodel.training.sizes import Sizes, sizes_of
 from bigmodel.training.start import base_of, check_init_from, own_part
-from bigmodel.training.state import State, abstract_params, init_state, state_sharding
+from bigmodel.training.state import (
+    State,
+    abstract_params,
+    abstract_state,
+    init_state,
+    state_sharding,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Setup(Outline):
     data: Data
     companions: Mapping[str, Companion]
     base: Base
+    programs: Programs = dataclasses.field(default_factory=Programs)
 
     @property
     def flops_per_token(self) -> int:
@@ -114,13 +122,7 @@ class Setup(Outline):
 
     def initial_state(self) -> State:
         """The state before the first step, with what `init_from` restores."""
-        placed = jax.tree.map(lambda a: a.sharding, self.abstract.replace(companions={}))
-        init = jax.jit(
-            lambda hparams: init_state(self.model, self.optimizer, hparams),
-            out_shardings=placed,
-            # Beyond this size slow code costs more than it saves in compilation.
-            compiler_options=devices.quick_compile() if self.sizes.num_params < 1e7 else None,
-        )
+        init = self.programs.once('init', self._make_init)
         state = init(self.hparams).replace(companions=self.restore_companions())
         source = self.config.init_from
         if not source.path:
@@ -136,6 +138,15 @@ class Setup(Outline):
             is_leaf=lambda x: x is None,
         )
         return dataclasses.replace(state, params=params)
+
+    def _make_init(self) -> Callable[[HParams], State]:
+        placed = jax.tree.map(lambda a: a.sharding, self.abstract.replace(companions={}))
+        return jax.jit(
+            lambda hparams: init_state(self.model, self.optimizer, hparams),
+            out_shardings=placed,
+            # Beyond this size slow code costs more than it saves in compilation.
+            compiler_options=devices.quick_compile() if self.sizes.num_params < 1e7 else None,
+        )
 
     def saved(self, state: State) -> dict[str, Any]:
         """What a checkpoint of `state` holds."""
@@ -196,6 +207,14 @@ def build(config: ConfigDict) -> Setup:
     return setup
 
 
+def another(setup: Setup, config: ConfigDict) -> Setup:
+    """A run of the same programs (programs.py) with other numbers; `config` is resolved."""
+    _, hparams = with_average(config, *build_optimizer(config, setup.boxed))
+    hparams = jax.device_put(hparams, setup.sharding.replicated())
+    data = _open(config, setup.task, 'train', setup.data.tokenizer, shuffle=True)
+    return dataclasses.replace(setup, config=config, hparams=hparams, data=data)
+
+
 def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     """`build` as far as it goes without data.
 
@@ -215,7 +234,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
         check_inputs(config, task, model, data)
     boxed = abstract_params(model)
     optimizer, hparams = with_average(config, *build_optimizer(config, boxed))
-    shapes = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
+    shapes = abstract_state(boxed, optimizer, hparams)
     abstract = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
         shapes,

@@ -44,6 +44,13 @@ def abstract_params(model: Model) -> Any:
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 
+def abstract_state(boxed: Any, optimizer: Optimizer, hparams: HParams) -> State:
+    """The shapes of `init_state`, from those of the parameters."""
+    params = jax.tree.map(lambda box: box.value, boxed, is_leaf=is_box)
+    opt_state = jax.eval_shape(optimizer.init, params, hparams)
+    return State(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state)
+
+
 def state_sharding(sharding: Sharding, boxed: Any, abstract: State) -> State:
     """Parameters by their axes; optimizer moments like their parameter; the rest on every device.
 

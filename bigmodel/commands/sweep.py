@@ -1,0 +1,198 @@
+"""`sweep`: plan, run, resume and watch the arms of a sweep file."""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import time
+
+from bigmodel.commands.open_run import ROOT, config_path
+from bigmodel.errors import UserError
+from bigmodel.sweeps.folder import RunState, SweepDir, metric_of
+from bigmodel.sweeps.plan import Job, Plan, read_plan, selected, sweep_name
+from bigmodel.sweeps.status import status, summary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sweep`."""
+    parser.add_argument('--arms', default='', help="names or patterns: 'rope*,alibi'; '': all")
+    parser.add_argument('--seeds', default='', help="of the sweep's: '0,1'; '': all")
+    parser.add_argument('--list', action='store_true', help='print the arms and what they change')
+    parser.add_argument('--plan', action='store_true', help='check and count, without running')
+    parser.add_argument('--status', action='store_true', help='what --workdir has done so far')
+    parser.add_argument('--follow', action='store_true', help='--status again and again')
+    parser.add_argument('--workers', type=int, default=0, help='processes; 0: one a core or GPU')
+    parser.add_argument('--retry-failed', action='store_true', help='run failed arms again')
+    parser.add_argument('--worker', default='', help='be worker I of N of --workdir: 0/4')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the sweep, or does what the options say; returns an exit code."""
+    sweep = SweepDir(_workdir(args))
+    if args.status or args.follow:
+        return _show_status(sweep, args.follow)
+    if args.list:
+        plan = read_plan(_config(args), args.overrides)
+        return _list(plan, selected(plan, args.arms, args.seeds))
+    if args.plan:
+        return _preflight(args, sweep)
+    if args.worker:
+        return _be_worker(args, sweep)
+    return _launch(args, sweep)
+
+
+def _list(plan: Plan, jobs: tuple[Job, ...]) -> int:
+    names = dict.fromkeys(job.arm for job in jobs)
+    width = max(map(len, names))
+    for name in names:
+        changes = ', '.join(f'{k}={v}' for k, v in plan.arm(name).changes.items())
+        print(f'{name:<{width}}  {changes or "the config as it is"}')
+    return 0
+
+
+def _preflight(args: argparse.Namespace, sweep: SweepDir) -> int:
+    """Checks and counts in this process, which takes the devices; writes the plan."""
+    from bigmodel import devices
+    from bigmodel.sweeps.local import num_workers
+    from bigmodel.sweeps.preflight import check_runs, preflight
+    from bigmodel.sweeps.table import table
+
+    plan = read_plan(_config(args), args.overrides)
+    jobs = selected(plan, args.arms, args.seeds)
+    devices.configure(plan.base['sharding']['host_devices'], 1)
+    plan = preflight(plan)
+    check_runs(sweep, plan)
+    sweep.write_plan(plan)
+    machine = plan.machine
+    workers = num_workers(args.workers, machine['platform'], machine['devices'], len(jobs))
+    print(f'{plan.name}: {plan.question}\n\n{table(plan, jobs, workers)}', flush=True)
+    return 0
+
+
+def _launch(args: argparse.Namespace, sweep: SweepDir) -> int:
+    from bigmodel.sweeps import local
+
+    code = _plan_apart(args)
+    if code:
+        return code
+    plan = sweep.read_plan()
+    jobs = selected(plan, args.arms, args.seeds)
+    if args.retry_failed:
+        for job in jobs:
+            sweep.forgive(job)
+    left = [job for job in jobs if sweep.state(job).state in ('waiting', 'stopped')]
+    if left:
+        machine = plan.machine
+        platform, devices = machine['platform'], machine['devices']
+        count = local.num_workers(args.workers, platform, devices, len(left))
+        environments = [local.environment(i, count, platform, devices) for i in range(count)]
+        chosen = [f'--arms={args.arms}', f'--seeds={args.seeds}']
+        print(f'\n{len(left)} of {len(jobs)} runs to do; logs in {sweep.logs}', flush=True)
+        watch = Watch(sweep, plan)
+        arguments = [f'--workdir={sweep.path}', *chosen]
+        code = local.launch(arguments, sweep.logs, environments, watch)
+        watch()
+    runs = [sweep.state(job) for job in jobs]
+    print(f'\n{summary(plan, runs)}')
+    if code >= 128:
+        print(f'stopped; the same command goes on in {sweep.path}', flush=True)
+        return code
+    if all(run.state in ('done', 'pruned') for run in runs):
+        print(f'report: python launch.py report {sweep.path}')
+        return 0
+    if any(run.state == 'failed' for run in runs):
+        print('failed runs are tried again with --retry-failed')
+    return code or 1
+
+
+def _plan_apart(args: argparse.Namespace) -> int:
+    """`--plan` in a process of its own, so that this one holds no device while workers need them;
+    returns its exit code.
+    """
+    overrides = [f'--config.{key}={text}' for key, text in args.overrides]
+    options = ('config', 'workdir', 'arms', 'seeds', 'workers')
+    given = [f'--{name}={value}' for name in options if (value := getattr(args, name))]
+    command = [sys.executable, str(ROOT / 'launch.py'), 'sweep', '--plan', *given, *overrides]
+    return subprocess.run(command, check=False).returncode
+
+
+class Watch:
+    """Says what has changed since it was last called."""
+
+    def __init__(self, sweep: SweepDir, plan: Plan) -> None:
+        self._sweep, self._plan = sweep, plan
+        self._said = {run.job for run in sweep.states(plan) if run.state != 'waiting'}
+
+    def __call__(self) -> None:
+        """Prints a line for each run that has ended."""
+        runs = self._sweep.states(self._plan)
+        for run in runs:
+            if run.state in ('done', 'pruned', 'failed') and run.job not in self._said:
+                self._said.add(run.job)
+                value = run.error or _value(self._plan, run)
+                print(
+                    f'{run.job!s:<40} {run.state}  {value}   [{summary(self._plan, runs)}]',
+                    flush=True,
+                )
+
+
+def _value(plan: Plan, run: RunState) -> str:
+    found = metric_of(run.records, plan.metric)
+    seconds = run.result['seconds']
+    return f'{plan.metric} {found[-1][1]:.4f} in {seconds:.0f} s' if found else f'{seconds:.0f} s'
+
+
+def _be_worker(args: argparse.Namespace, sweep: SweepDir) -> int:
+    from bigmodel import devices
+    from bigmodel.data.locks import exclusive
+    from bigmodel.sweeps.worker import work
+    from bigmodel.training.signals import Interrupted
+
+    index, count = _share(args.worker)
+    if args.config:  # of workers that a scheduler starts, the first one plans
+        with exclusive(sweep.path.with_name(f'{sweep.path.name}.lock')):
+            code = 0 if sweep.plan.exists() else _plan_apart(args)
+        if code:
+            return code
+    plan = sweep.read_plan()
+    jobs = selected(plan, args.arms, args.seeds)
+    devices.configure(plan.base['sharding']['host_devices'], 1)
+    try:
+        work(sweep, jobs, index, count)
+    except Interrupted as e:
+        print(e, flush=True)
+        return 128 + e.signum
+    return 0
+
+
+def _share(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition('/')
+    if not slash or not index.isdecimal() or not count.isdecimal() or int(index) >= int(count):
+        raise UserError(f'--worker={text}: write I/N with I from 0 to N - 1, such as 0/4')
+    return int(index), int(count)
+
+
+def _show_status(sweep: SweepDir, follow: bool) -> int:
+    plan = sweep.read_plan()
+    while True:
+        text = status(plan, sweep.states(plan))
+        if not follow:
+            print(text)
+            return 0
+        print(f'\x1b[2J\x1b[H{sweep.path}  {time.strftime("%H:%M:%S")}\n\n{text}', flush=True)
+        if not any(run.state in ('running', 'waiting', 'stopped') for run in sweep.states(plan)):
+            return 0
+        time.sleep(2)
+
+
+def _config(args: argparse.Namespace) -> str:
+    if not args.config:
+        raise UserError('--config=FILE is needed, a file that defines sweep()')
+    return config_path(args.config)
+
+
+def _workdir(args: argparse.Namespace) -> pathlib.Path:
+    """`--workdir`, or runs/<name of the sweep>."""
+    if args.workdir:
+        return pathlib.Path(args.workdir)
+    return pathlib.Path('runs') / sweep_name(_config(args), args.overrides)

@@ -1,0 +1,128 @@
+"""What all arms of a sweep have alike, so that a difference is one of the arms and not of means."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol
+
+from bigmodel.errors import UserError
+from bigmodel.specs import NOT_NEGATIVE, make
+from bigmodel.sweeps.plan import Plan, PlannedArm
+
+Count = Callable[[PlannedArm], dict[str, Any]]
+Amount = Annotated[float, NOT_NEGATIVE]
+
+
+class Budget(Protocol):
+    """`apply(plan, count)` is the arms, changed so that they are alike, with what `count` says."""
+
+    def apply(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Nothing: every arm trains as long, and is as large, as its config says."""
+
+    def apply(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
+        """The arms as they are."""
+        return tuple(dataclasses.replace(arm, facts=count(arm)) for arm in plan.arms)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """So many updates; 0: as many as the baseline's. Each kind of budget changes `num_steps`."""
+
+    amount: Amount = 0.0
+
+    def apply(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
+        """The arms with `num_steps` by their cost, evened by the baseline's where it is 0."""
+        amount = self.amount
+        if not amount:
+            facts = count(plan.arm(plan.baseline))
+            amount = self.cost(facts) * facts['num_steps']
+        return tuple(self._evened(arm, amount, count) for arm in plan.arms)
+
+    def cost(self, facts: dict[str, Any]) -> float:
+        """Of a step."""
+        return 1.0
+
+    def _evened(self, arm: PlannedArm, amount: float, count: Count) -> PlannedArm:
+        if 'num_steps' in arm.changes:
+            raise UserError(
+                f"arm {arm.name} sets num_steps, which the budget is to set; use budget='config'"
+            )
+        steps = max(1, round(amount / self.cost(count(arm))))
+        arm = dataclasses.replace(arm, changes={**arm.changes, 'num_steps': str(steps)})
+        return dataclasses.replace(arm, facts=count(arm))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens(Steps):
+    """So many tokens; 0: the baseline's."""
+
+    def cost(self, facts: dict[str, Any]) -> float:
+        return facts['tokens_per_step']
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops(Steps):
+    """So many training FLOPs; 0: the baseline's."""
+
+    def cost(self, facts: dict[str, Any]) -> float:
+        return facts['flops_per_token'] * facts['tokens_per_step']
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """So many parameters, by the width that comes nearest; 0: the baseline's.
+
+    The width stays a multiple of `multiple`, or of twice the number of heads where that is 0.
+    """
+
+    amount: Amount = 0.0
+    multiple: Annotated[int, NOT_NEGATIVE] = 0
+
+    def apply(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
+        """The arms with `model.width` changed; raises UserError where an arm sets it."""
+        amount = self.amount or count(plan.arm(plan.baseline))['num_params']
+        return tuple(self._evened(plan, arm, amount, count) for arm in plan.arms)
+
+    def _evened(self, plan: Plan, arm: PlannedArm, amount: float, count: Count) -> PlannedArm:
+        from bigmodel.training.setup import resolve
+
+        if 'model.width' in arm.changes:
+            raise UserError(
+                f"arm {arm.name} sets model.width, which the budget is to set; use budget='config'"
+            )
+        model = resolve(plan.config(arm, plan.seeds[0])).model
+        unit = self.multiple or 2 * model.num_heads
+
+        def of_width(width: int) -> PlannedArm:
+            changed = dataclasses.replace(arm, changes={**arm.changes, 'model.width': str(width)})
+            return dataclasses.replace(changed, facts=count(changed))
+
+        tried = [dataclasses.replace(arm, facts=count(arm))]
+        if tried[0].facts['num_params'] == amount:
+            return tried[0]
+        low, high = 1, max(2, 4 * model.width // unit)  # in units; more of them, more parameters
+        while low < high:
+            middle = (low + high) // 2
+            tried.append(of_width(middle * unit))
+            low, high = (
+                (middle + 1, high) if tried[-1].facts['num_params'] < amount else (low, middle)
+            )
+        tried.append(of_width(low * unit))
+        return min(tried, key=lambda a: abs(a.facts['num_params'] - amount))
+
+
+BUDGETS = {
+    'config': Config,
+    'steps': Steps,
+    'tokens': Tokens,
+    'flops': Flops,
+    'parameters': Parameters,
+}
+
+
+def build_budget(text: str) -> Budget:
+    """'flops', 'tokens(1e8)', …; raises UserError for an unknown one."""
+    return make(BUDGETS, text, 'budget')

@@ -1,0 +1,86 @@
+"""The launcher `local`: worker processes of this machine, which share its devices."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+ROOT = pathlib.Path(__file__).parents[2]
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 60.0  # seconds that a stopped run has to save itself
+
+
+def num_workers(asked: int, platform: str, devices: int, jobs: int) -> int:
+    """How many workers: `asked`, or one a core (CPU) or a device, as many as there are jobs.
+
+    The chips of a TPU cannot be shared out among processes, which is one worker.
+    """
+    there = {'cpu': len(os.sched_getaffinity(0)), 'gpu': devices}.get(platform, 1)
+    return max(1, min(asked or there, jobs))
+
+
+def environment(index: int, count: int, platform: str, devices: int) -> dict[str, str]:
+    """Of worker `index`: its share of the GPUs, or of the cores."""
+    environ = dict(os.environ)
+    if platform == 'gpu':
+        mine = range(index * devices // count, max((index + 1) * devices // count, 1))
+        shown = environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
+        names = shown if shown != [''] else [str(i) for i in range(devices)]
+        environ['CUDA_VISIBLE_DEVICES'] = ','.join(names[i] for i in mine)
+    return environ
+
+
+def launch(
+    arguments: Sequence[str],
+    logs: pathlib.Path,
+    environments: Sequence[dict[str, str]],
+    watch: Callable[[], None],
+    every: float = 1.0,
+) -> int:
+    """Starts `launch.py sweep *arguments --worker=I/N` once for each environment and waits for all.
+
+    Calls `watch` now and then. SIGINT and SIGTERM are handed on, and the workers save what they do.
+    Returns 0, or the exit code of a worker that ended badly.
+    """
+    count = len(environments)
+    workers = []
+    for index, environ in enumerate(environments):
+        command = [sys.executable, str(ROOT / 'launch.py'), 'sweep', *arguments]
+        with open(logs / f'worker-{index}.log', 'a') as log:
+            workers.append(
+                subprocess.Popen(
+                    [*command, f'--worker={index}/{count}'],
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environ,
+                    start_new_session=True,  # a Ctrl-C reaches them through us alone
+                )
+            )
+    caught: list[int] = []
+    old = {s: signal.signal(s, lambda n, _: caught.append(n)) for s in SIGNALS}
+    try:
+        while any(worker.poll() is None for worker in workers) and not caught:
+            time.sleep(every)
+            watch()
+        _stop(workers, caught)
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+    if caught:
+        return 128 + caught[0]
+    return next((worker.returncode for worker in workers if worker.returncode), 0)
+
+
+def _stop(workers: Sequence[subprocess.Popen], caught: Sequence[int]) -> None:
+    for worker in workers:
+        if caught and worker.poll() is None:
+            worker.send_signal(signal.SIGTERM)
+    until = time.monotonic() + GRACE
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()

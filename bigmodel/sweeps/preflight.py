@@ -1,0 +1,137 @@
+"""Before anything runs: every arm is checked and counted; arms that are the same are refused."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel import config as config_lib
+from bigmodel.config import ConfigDict
+from bigmodel.errors import UserError
+from bigmodel.sweeps.budgets import build_budget
+from bigmodel.sweeps.folder import SweepDir
+from bigmodel.sweeps.plan import Plan, PlannedArm
+from bigmodel.training.programs import program_of
+from bigmodel.training.progress import watched
+from bigmodel.training.rundir import RunDir
+from bigmodel.training.setup import Setup, another, build, resolve
+
+
+class Builder:
+    """Builds runs; those of one program share what was compiled for the first."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Setup] = {}
+
+    def __call__(self, config: ConfigDict) -> Setup:
+        """The run of a resolved config; raises UserError for what is wrong with it."""
+        program = program_of(config)
+        if program in self._first:
+            return another(self._first[program], config)
+        self._first[program] = build(config)
+        return self._first[program]
+
+    def number(self, config: ConfigDict) -> int:
+        """Of the program, counted from 1 in the order of building."""
+        return list(self._first).index(program_of(config)) + 1
+
+
+def preflight(plan: Plan) -> Plan:
+    """The plan with the budget applied and the facts of every arm.
+
+    Raises UserError, which names the arm, for the first arm that cannot run, and for two arms that
+    are the same.
+    """
+    builder = Builder()
+
+    def count(arm: PlannedArm) -> dict[str, Any]:
+        try:
+            return _facts(plan, arm, builder)
+        except UserError as e:
+            text = str(e).removeprefix(f'arm {arm.name}: ')
+            raise UserError(f'arm {arm.name}: {text}') from e
+
+    arms = build_budget(plan.budget).apply(plan, count)
+    _refuse_twins(plan, arms)
+    machine = {
+        'platform': jax.default_backend(),
+        'devices': jax.device_count(),
+        'device': jax.devices()[0].device_kind,
+        'matmul_flops_per_second': matmul_flops_per_second(),
+    }
+    return dataclasses.replace(plan, arms=arms, machine=machine)
+
+
+def check_runs(sweep: SweepDir, plan: Plan) -> None:
+    """Raises UserError when the directory has a run of another config than the plan's."""
+    for job in plan.jobs:
+        RunDir(sweep.run_dir(job)).check(resolve(plan.config(plan.arm(job.arm), job.seed)))
+
+
+def _facts(plan: Plan, arm: PlannedArm, builder: Builder) -> dict[str, Any]:
+    config = resolve(plan.config(arm, plan.seeds[0]))
+    watched(f'{plan.metric}: better={plan.better}', config.evals, 'metric', patience=False)
+    setup = builder(config)
+    flops = setup.flops_per_token * setup.tokens_per_step * config.num_steps
+    return {
+        **dataclasses.asdict(setup.sizes),
+        'num_steps': config.num_steps,
+        'tokens_per_step': setup.tokens_per_step,
+        'tokens': setup.tokens_per_step * config.num_steps,
+        'flops_per_token': setup.flops_per_token,
+        'flops': flops,
+        'evaluation_flops': _evaluation_flops(setup),
+        'memory_bytes': _memory_bytes(setup),
+        'program': builder.number(config),
+    }
+
+
+def _memory_bytes(setup: Setup) -> int:
+    """Parameters, gradients, optimizer state, and the activations of a microbatch: of each layer
+    about 16 numbers a feature, and the logits with their gradient.
+    """
+    sizes, model = setup.sizes, setup.config.model
+    tokens = setup.tokens_per_step // setup.config.accumulate
+    activations = 4 * tokens * (16 * model.depth * model.width + 2 * setup.data.tokenizer.vocab_size)
+    return 2 * sizes.param_bytes + sizes.optimizer_bytes + activations
+
+
+def _evaluation_flops(setup: Setup) -> int:
+    """Of all evaluations whose number of batches is known: a forward pass is a third of a step."""
+    steps, step = setup.config.num_steps, setup.flops_per_token * setup.tokens_per_step
+    times = (-(-steps // e.every) * e.batches for e in setup.config.evals.values())
+    return round(sum(times) * step / 3)
+
+
+def _refuse_twins(plan: Plan, arms: tuple[PlannedArm, ...]) -> None:
+    seen: dict[str, str] = {}
+    for arm in arms:
+        config = resolve(plan.config(arm, plan.seeds[0]))
+        config.name = ''
+        key = json.dumps(config_lib.to_dict(config), sort_keys=True)
+        if key in seen:
+            raise UserError(
+                f'arms {seen[key]} and {arm.name} are the same run: '
+                f'{_words(arm.changes)} changes nothing that tells them apart; remove one'
+            )
+        seen[key] = arm.name
+
+
+def _words(changes: Mapping[str, str]) -> str:
+    return ', '.join(f'{key}={text}' for key, text in changes.items()) or 'no change'
+
+
+def matmul_flops_per_second(size: int = 1024, seconds: float = 0.2) -> float:
+    """The speed of one device at a product of two matrices of the default precision."""
+    x = jax.device_put(jnp.ones((size, size), jnp.float32), jax.local_devices()[0])
+    product = jax.jit(lambda x: x @ x).lower(x).compile()
+    jax.block_until_ready(product(x))
+    began, times = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        jax.block_until_ready(product(x))
+        times += 1
+    return 2 * size**3 * times / (time.perf_counter() - began)

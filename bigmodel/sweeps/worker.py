@@ -1,0 +1,71 @@
+"""A worker trains the runs of a sweep that nobody else does, one after the other.
+
+Any number of workers may share a directory, on one machine or on many that see it: a lock says who
+does what, and dies with its holder. So the share `index` of `count` only says where a worker
+begins.
+"""
+
+import traceback
+from collections.abc import Sequence
+
+from bigmodel.errors import UserError
+from bigmodel.inference.run_to_end import run_to_end
+from bigmodel.sweeps.folder import SweepDir
+from bigmodel.sweeps.plan import Job, Plan
+from bigmodel.sweeps.preflight import Builder
+from bigmodel.training.rundir import RunDir
+from bigmodel.training.setup import resolve
+
+OPEN = ('waiting', 'stopped')  # states of runs that somebody has yet to do
+
+
+def work(sweep: SweepDir, jobs: Sequence[Job], index: int, count: int) -> None:
+    """Trains what is open of `jobs`, until nothing is that nobody works on.
+
+    A run that fails is recorded and leaves the others alone. Raises Interrupted after a signal.
+    """
+    plan, builder = sweep.read_plan(), Builder()
+    turns = in_turn(plan, jobs, index, count)
+    while any([_try(sweep, plan, job, builder) for job in turns]):
+        pass  # what another worker left may be open again
+
+
+def _try(sweep: SweepDir, plan: Plan, job: Job, builder: Builder) -> bool:
+    """Whether this worker had to do the run, and has."""
+    if sweep.state(job).state not in OPEN:
+        return False
+    with sweep.claim(job) as ours:
+        # Somebody may have done it between the look and the claim.
+        if not ours or RunDir(sweep.run_dir(job)).result.exists():
+            return False
+        _train(sweep, plan, job, builder)
+        return True
+
+
+def in_turn(plan: Plan, jobs: Sequence[Job], index: int, count: int) -> list[Job]:
+    """All of `jobs`, a worker's own share first: whole programs, so that few compile one twice.
+
+    Every seed of the first is before the next, so that what is done can be compared.
+    """
+    programs = {arm.name: arm.facts['program'] for arm in plan.arms}
+    own = [job for job in jobs if programs[job.arm] % count == index]
+    if len(set(programs[job.arm] for job in jobs)) < count:  # too few programs to go round
+        own = list(jobs[index::count])
+    return [*own, *(job for job in jobs if job not in own)]
+
+
+def _train(sweep: SweepDir, plan: Plan, job: Job, builder: Builder) -> None:
+    run = RunDir(sweep.run_dir(job))
+    config = resolve(plan.config(plan.arm(job.arm), job.seed))
+    print(f'\n=== {job}', flush=True)
+    try:
+        result = run_to_end(run, config, builder)
+    except UserError as e:
+        sweep.fail(job, str(e))
+        print(f'failed: {e}', flush=True)
+    except Exception as e:  # one arm must not stop the others
+        details = traceback.format_exc()
+        sweep.fail(job, f'{type(e).__name__}: {e}', details)
+        print(details, flush=True)
+    else:
+        print(f'done in {result["seconds"]:.0f} s', flush=True)
