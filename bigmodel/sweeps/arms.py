@@ -83,13 +83,13 @@ def sample(count: int, space: Mapping[str, Draw], seed: int = 0) -> Arms:
     return tuple({key: value(draw) for key, value in space.items()} for _ in range(count))
 
 
-def uniform(low: float, high: float) -> Draw:
+def uniform(low: float | int, high: float | int) -> Draw:
     """A number between `low` and `high`, to three digits."""
     _check_range(low < high, low, high)
     return lambda draw: _rounded(draw.uniform(low, high))
 
 
-def log_uniform(low: float, high: float) -> Draw:
+def log_uniform(low: float | int, high: float | int) -> Draw:
     """A number whose logarithm is uniform, to three digits."""
     _check_range(0 < low < high, low, high)
     return lambda draw: _rounded(math.exp(draw.uniform(math.log(low), math.log(high))))
@@ -116,12 +116,12 @@ def _check_values(factors: Mapping[str, Sequence[Any]]) -> None:
             raise UserError(f'{key}: there are no values')
 
 
-def _check_range(holds: bool, low: float, high: float) -> None:
+def _check_range(holds: bool, low: float | int, high: float | int) -> None:
     if not holds:
         raise UserError(f'no numbers can be drawn between {low} and {high}')
 
 
-def _rounded(number: float) -> float:
+def _rounded(number: float | int) -> float:
     return float(f'{number:.3g}')
 
 

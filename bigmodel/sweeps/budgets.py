@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from bigmodel.errors import UserError
 from bigmodel.specs import NOT_NEGATIVE, make
@@ -12,40 +12,33 @@ Count = Callable[[PlannedArm], dict[str, Any]]
 Amount = Annotated[float, NOT_NEGATIVE]
 
 
-class Budget(Protocol):
-    """`apply(plan, count)` is the arms, changed so that they are alike, with what `count` says."""
-
-    def apply(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]: ...
-
-
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Budget:
     """Nothing: every arm trains as long, and is as large, as its config says."""
 
-    def apply(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
-        """The arms as they are."""
+    def even(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
+        """The arms, changed so that they are alike, with the facts that `count` finds."""
         return tuple(dataclasses.replace(arm, facts=count(arm)) for arm in plan.arms)
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
+class Steps(Budget):
     """So many updates; 0: as many as the baseline's. Each kind of budget changes `num_steps`."""
 
     amount: Amount = 0.0
 
-    def apply(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
-        """The arms with `num_steps` by their cost, evened by the baseline's where it is 0."""
+    def even(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
         amount = self.amount
         if not amount:
             facts = count(plan.arm(plan.baseline))
             amount = self.cost(facts) * facts['num_steps']
         return tuple(self._evened(arm, amount, count) for arm in plan.arms)
 
-    def cost(self, facts: dict[str, Any]) -> float:
+    def cost(self, facts: dict[str, Any]) -> float | int:
         """Of a step."""
         return 1.0
 
-    def _evened(self, arm: PlannedArm, amount: float, count: Count) -> PlannedArm:
+    def _evened(self, arm: PlannedArm, amount: float | int, count: Count) -> PlannedArm:
         if 'num_steps' in arm.changes:
             raise UserError(
                 f"arm {arm.name} sets num_steps, which the budget is to set; use budget='config'"
@@ -59,7 +52,7 @@ class Steps:
 class Tokens(Steps):
     """So many tokens; 0: the baseline's."""
 
-    def cost(self, facts: dict[str, Any]) -> float:
+    def cost(self, facts: dict[str, Any]) -> float | int:
         return facts['tokens_per_step']
 
 
@@ -67,12 +60,12 @@ class Tokens(Steps):
 class Flops(Steps):
     """So many training FLOPs; 0: the baseline's."""
 
-    def cost(self, facts: dict[str, Any]) -> float:
+    def cost(self, facts: dict[str, Any]) -> float | int:
         return facts['flops_per_token'] * facts['tokens_per_step']
 
 
 @dataclasses.dataclass(frozen=True)
-class Parameters:
+class Parameters(Budget):
     """So many parameters, by the width that comes nearest; 0: the baseline's.
 
     The width stays a multiple of `multiple`, or of twice the number of heads where that is 0.
@@ -81,12 +74,11 @@ class Parameters:
     amount: Amount = 0.0
     multiple: Annotated[int, NOT_NEGATIVE] = 0
 
-    def apply(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
-        """The arms with `model.width` changed; raises UserError where an arm sets it."""
+    def even(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
         amount = self.amount or count(plan.arm(plan.baseline))['num_params']
         return tuple(self._evened(plan, arm, amount, count) for arm in plan.arms)
 
-    def _evened(self, plan: Plan, arm: PlannedArm, amount: float, count: Count) -> PlannedArm:
+    def _evened(self, plan: Plan, arm: PlannedArm, amount: float | int, count: Count) -> PlannedArm:
         from bigmodel.training.setup import resolve
 
         if 'model.width' in arm.changes:
@@ -115,7 +107,7 @@ class Parameters:
 
 
 BUDGETS = {
-    'config': Config,
+    'config': Budget,
     'steps': Steps,
     'tokens': Tokens,
     'flops': Flops,

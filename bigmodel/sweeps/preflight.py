@@ -55,7 +55,7 @@ def preflight(plan: Plan) -> Plan:
             text = str(e).removeprefix(f'arm {arm.name}: ')
             raise UserError(f'arm {arm.name}: {text}') from e
 
-    arms = build_budget(plan.budget).apply(plan, count)
+    arms = build_budget(plan.budget).even(plan, count)
     _refuse_twins(plan, arms)
     machine = {
         'platform': jax.default_backend(),
@@ -96,7 +96,9 @@ def _memory_bytes(setup: Setup) -> int:
     """
     sizes, model = setup.sizes, setup.config.model
     tokens = setup.tokens_per_step // setup.config.accumulate
-    activations = 4 * tokens * (16 * model.depth * model.width + 2 * setup.data.tokenizer.vocab_size)
+    activations = (
+        4 * tokens * (16 * model.depth * model.width + 2 * setup.data.tokenizer.vocab_size)
+    )
     return 2 * sizes.param_bytes + sizes.optimizer_bytes + activations
 
 

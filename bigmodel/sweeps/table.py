@@ -44,7 +44,7 @@ def _seconds(plan: Plan, name: str) -> float:
     return (facts['flops'] + facts['evaluation_flops']) / speed
 
 
-def _short(number: float, unit: str = '') -> str:
+def _short(number: float | int, unit: str = '') -> str:
     """'1.2M', '340k'."""
     for letter, exponent in (('E', 18), ('P', 15), ('T', 12), ('G', 9), ('M', 6), ('k', 3)):
         if number >= 10**exponent:

@@ -1,0 +1,113 @@
+"""Workers: a run of a sweep is the run alone; failures stay alone; nothing is done twice."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from bigmodel.inference.run_to_end import run_to_end
+from bigmodel.params import flatten
+from bigmodel.sweeps import worker
+from bigmodel.sweeps.folder import SweepDir, metric_of
+from bigmodel.sweeps.plan import Job, Plan, read_plan
+from bigmodel.sweeps.preflight import preflight
+from bigmodel.sweeps.status import seconds_left, status
+from bigmodel.training.rundir import RunDir
+from bigmodel.training.writers import read_jsonl
+
+TIMES = ('seconds', 'tokens_per_second')
+ARMS = """Sweep(
+    chain(
+        grid({'optimizer.learning_rate': (1e-3, 1e-2)}),
+        {'name': 'lost', 'optimizer.learning_rate': 1e38, 'optimizer.clip_norm': 0.0},
+        {'name': 'other', 'schedule': 'cosine(warmup_steps=1)', 'num_steps': 3},
+    ),
+    seeds=(0, 1),
+)"""
+
+
+@pytest.fixture
+def swept(write, tmp_path) -> tuple[Plan, SweepDir]:
+    plan = preflight(read_plan(write(ARMS)))
+    sweep = SweepDir(tmp_path / 'sweep')
+    sweep.write_plan(plan)
+    return plan, sweep
+
+
+def metrics(run: pathlib.Path) -> list[dict]:
+    records = read_jsonl(run / 'metrics.jsonl')
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in records]
+
+
+def params(run: pathlib.Path, step: int) -> dict[str, bytes]:
+    from orbax.checkpoint import v1 as ocp
+
+    state = ocp.load(run / 'checkpoints' / str(step), checkpointable_name='state')
+    return {path: np.asarray(leaf).tobytes() for path, leaf in flatten(state).items()}
+
+
+def test_a_sweep_is_its_runs_alone(swept, tmp_path) -> None:
+    plan, sweep = swept
+    assert len({arm.facts['program'] for arm in plan.arms}) == 1
+    worker.work(sweep, plan.jobs, 0, 1)
+    states = {str(run.job): run for run in sweep.states(plan)}
+    # One that diverged, with its reason, and the others untouched by it.
+    assert states['lost/seed0'].state == 'failed' and 'the loss is' in states['lost/seed0'].error
+    assert all(run.state == 'done' for name, run in states.items() if 'lost' not in name)
+
+    for job in (Job('learning_rate=0.01', 1), Job('other', 0)):  # neither was the first to compile
+        alone = tmp_path / 'alone' / str(job)
+        run_to_end(RunDir(alone), plan.config(plan.arm(job.arm), job.seed))
+        theirs = sweep.run_dir(job)
+        assert metrics(alone) == metrics(theirs)
+        steps = plan.arm(job.arm).facts['num_steps']
+        assert params(alone, steps) == params(theirs, steps)
+
+    seeds = [metric_of(states[f'other/seed{s}'].records, plan.metric)[-1][1] for s in (0, 1)]
+    assert seeds[0] != seeds[1]
+    assert 'other/seed1' in status(plan, list(states.values()))
+    assert seconds_left(plan, list(states.values())) == 0.0
+
+
+def test_nothing_is_done_twice_and_failures_wait(swept, monkeypatch) -> None:
+    plan, sweep = swept
+    trained = []
+    monkeypatch.setattr(worker, '_train', lambda sweep, plan, job, builder: trained.append(job))
+    done, failed, held = plan.jobs[:3]
+    sweep.run_dir(done).mkdir(parents=True)
+    (sweep.run_dir(done) / 'result.json').write_text('{"stopped_early": ""}')
+    sweep.fail(failed, 'the loss is nan')
+
+    def train(sweep: SweepDir, plan: Plan, job: Job, builder: object) -> None:
+        trained.append(job)
+        sweep.fail(job, 'done, for this test')
+
+    monkeypatch.setattr(worker, '_train', train)
+    with sweep.claim(held) as ours:
+        assert ours and sweep.state(held).state == 'running'
+        with sweep.claim(held) as twice:
+            assert not twice
+        worker.work(sweep, plan.jobs, 0, 1)
+    assert set(trained) == set(plan.jobs) - {done, failed, held}
+    assert [sweep.state(job).state for job in (done, failed, held)] == ['done', 'failed', 'waiting']
+    sweep.forgive(failed)
+    assert sweep.state(failed).state == 'waiting'
+
+
+@pytest.mark.parametrize('count', [1, 2, 3])
+def test_workers_share_and_then_help(swept, count) -> None:
+    plan, _ = swept
+    turns = [worker.in_turn(plan, plan.jobs, i, count) for i in range(count)]
+    assert all(sorted(map(str, turn)) == sorted(map(str, plan.jobs)) for turn in turns)
+    assert len({turn[0] for turn in turns}) == count
+
+
+def test_a_worker_begins_with_programs_of_its_own(write) -> None:
+    plan = preflight(
+        read_plan(
+            write("Sweep(grid({'model.depth': (1, 2), 'optimizer.learning_rate': (1.0, 2.0)}))")
+        )
+    )
+    first, second = (worker.in_turn(plan, plan.jobs, i, 2)[:2] for i in (0, 1))
+    assert {plan.arm(job.arm).facts['program'] for job in first} == {2}
+    assert {plan.arm(job.arm).facts['program'] for job in second} == {1}
