@@ -10,28 +10,28 @@ from bigmodel import config as config_lib
 from bigmodel.commands.train import baselines
 from bigmodel.data.draws import Draws
 from bigmodel.data.plain_tokenizers import ByteTokenizer
-from bigmodel.errors import UserError
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models import presets
 from bigmodel.models.model import build_model
+from bigmodel.sweeps.plan import read_plan
 from bigmodel.tasks.build import build_task
 from bigmodel.training.optimizers import build_optimizer
+from bigmodel.training.programs import program_of
+from bigmodel.training.setup import resolve
 from bigmodel.training.state import abstract_params, init_state
 from bigmodel.training.step import make_train_step
 from experiments import probes
 from experiments.ablations import positions
-from experiments.finetune import cifar, glue, preferences, squad, what_is_trained
+from experiments.finetune import cifar, glue, preferences, squad
 from experiments.pretrain import tfds_text
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / 'experiments'
+SWEEPS = sorted(p for p in EXPERIMENTS.rglob('*.py') if 'def sweep(' in p.read_text())
 CARDS = sorted(p for p in EXPERIMENTS.rglob('*.py') if 'def get_config(' in p.read_text())
 
 ARMS = [
     *(f'probes.py:{name}' for name in probes.PROBES),
-    *(f'ablations/positions.py:{name}' for name in positions.ENCODINGS),
-    *(f'ablations/mup.py:{width}' for width in (32, 64, 128, 256)),
-    'ablations/mixers.py:mqar',
-    *(f'finetune/what_is_trained.py:{name}' for name in what_is_trained.ARMS),
+    *(f'ablations/mixers.py:{name}' for name in probes.PROBES),
     *(f'finetune/preferences.py:{name}' for name in preferences.TASKS),
     *(f'finetune/glue.py:{name}' for name in glue.TASKS),
     *(f'finetune/squad.py:{version}' for version in squad.ROWS),
@@ -55,15 +55,31 @@ def test_the_card_of_encodings_has_all_of_sequences() -> None:
     assert set(positions.ENCODINGS) == {name for name in POSITIONS if not name.endswith('_2d')}
 
 
-@pytest.mark.parametrize('width', ['0', 'wide', '40', '-16'])
-def test_a_width_that_cannot_be_is_one_sentence(width: str) -> None:
-    with pytest.raises(UserError, match='must be a multiple of 16'):
-        config_lib.load(f'{EXPERIMENTS / "ablations" / "mup.py"}:{width}')
+def programs_of_arms() -> dict[str, config_lib.ConfigDict]:
+    """The config of the first arm of each program of each sweep file, by file and arm."""
+    found = {}
+    for path in SWEEPS:
+        plan = read_plan(str(path))
+        seen = set()
+        for arm in plan.arms:
+            config = resolve(plan.config(arm, 0))
+            if program_of(config) not in seen:
+                seen.add(program_of(config))
+                found[f'{path.relative_to(EXPERIMENTS).as_posix()}:{arm.name}'] = config
+    return found
+
+
+@pytest.mark.parametrize('config', [pytest.param(c, id=n) for n, c in programs_of_arms().items()])
+def test_every_arm_of_a_sweep_builds(config: config_lib.ConfigDict) -> None:
+    check_shapes_of_a_step(config)
 
 
 @pytest.mark.parametrize('card', CARDS, ids=lambda p: p.relative_to(EXPERIMENTS).as_posix())
 def test_card_builds_and_its_step_has_shapes(card: pathlib.Path) -> None:
-    config = config_lib.load(str(card))
+    check_shapes_of_a_step(config_lib.load(str(card)))
+
+
+def check_shapes_of_a_step(config: config_lib.ConfigDict) -> None:
     presets.resolve(config.model, config.data.seq_len)
     task = build_task(config.task)
     labels = 4 if task.predicts != 'tokens' else 0

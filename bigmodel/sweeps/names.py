@@ -18,7 +18,7 @@ def arm_names(arms: Sequence[Mapping[str, Any]]) -> list[str]:
     changes = [{k: v for k, v in arm.items() if k != 'name'} for arm in arms]
     keys = list(dict.fromkeys(key for arm in changes for key in arm))
     varying = [key for key in keys if len({_text(arm, key) for arm in changes}) > 1]
-    labels = _labels(varying or keys)
+    labels = _labels(varying or keys, changes)
     names = [
         _safe(str(arm['name'])) if 'name' in arm else _name(change, labels)
         for arm, change in zip(arms, changes, strict=True)
@@ -37,27 +37,28 @@ def _text(arm: Mapping[str, Any], key: str) -> str:
     return repr(arm[key]) if key in arm else ''
 
 
-def _labels(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest end of each key that no other key has; '' of the only key."""
-    if len(keys) == 1:
-        return {keys[0]: ''}
+def _labels(keys: Sequence[str], arms: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The shortest end of each key that no other key has; '' where the values say it alone."""
+    values = {key: {arm[key] for arm in arms if isinstance(arm.get(key), str)} for key in keys}
     labels = {}
     for key in keys:
+        others = set().union(*(values[k] for k in keys if k != key))
+        if all(isinstance(arm.get(key, ''), str) for arm in arms) and not values[key] & others:
+            labels[key] = ''
+            continue
         parts = key.split('.')
         ends = ['.'.join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        labels[key] = next(
-            (e for e in ends if sum(f'.{k}'.endswith(f'.{e}') for k in keys) == 1), key
-        )
+        labels[key] = next(e for e in ends if sum(f'.{k}'.endswith(f'.{e}') for k in keys) == 1)
     return labels
 
 
 def _name(arm: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    """'rope' where one key of strings differs, else 'learning_rate=0.01,position=rope'."""
-    parts = []
-    for key, value in arm.items():
-        if key in labels:
-            label = labels[key] or ('' if isinstance(value, str) else key.split('.')[-1])
-            parts.append(f'{label}={value}' if label else str(value))
+    """'rope', 'learning_rate=0.01', 'rope,learning_rate=0.01'."""
+    parts = [
+        f'{labels[key]}={value}' if labels[key] else str(value)
+        for key, value in arm.items()
+        if key in labels
+    ]
     return _safe(','.join(parts) or 'base')
 
 

@@ -1,6 +1,6 @@
 """What can convolutions, recurrences and attention recall and copy? One command trains them all.
 
-    python launch.py --config=experiments/ablations/mixers.py:mqar
+    python launch.py sweep --config=experiments/ablations/mixers.py:mqar
 
 Recall of four pairs (mqar), accuracy after 400 steps at one rate, one seed: attention with RoPE
 1.000, gated DeltaNet 0.994, attention with a causal mask alone 0.926, the hybrid 0.717, RG-LRU
@@ -11,6 +11,7 @@ measured of selective_copying.
 
 from ml_collections import ConfigDict
 
+from bigmodel.sweeps.arms import Sweep, chain, zipped
 from experiments import probes
 
 # They order their tokens on their own; `attention` here has a causal mask alone.
@@ -26,17 +27,23 @@ WITHOUT_POSITION = (
     'short_conv',
     'gated_conv',
 )
-HYBRID = r"""hybrid: "model.pattern=('layer(mixer=\"rglru\", position=\"none\")', 'causal')" """
+HYBRID = ('layer(mixer="rglru", position="none")', 'causal')
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    """The probe that `arg` names with attention and RoPE, and the other mixers as baselines.
-
-    `hybrid` has a layer of RG-LRU, then one of attention with RoPE.
-    """
+    """The probe that `arg` names, with attention and RoPE."""
     c = probes.get_config(arg)
     c.name = c.name.replace('probes', 'mixers')
     c.evals.validation.every = c.num_steps
-    alone = (f'{name}: model.mixer={name} model.position=none' for name in WITHOUT_POSITION)
-    c.baselines = (*alone, HYBRID)
     return c
+
+
+def sweep(arg: str = '') -> Sweep:
+    """All mixers; `hybrid` has a layer of RG-LRU, then one of attention with RoPE."""
+    alone = zipped({'model.mixer': WITHOUT_POSITION})
+    arms = chain(
+        {'name': 'attention-rope'},
+        [{'name': arm['model.mixer'], 'model.position': 'none', **arm} for arm in alone],
+        {'name': 'hybrid', 'model.pattern': HYBRID},
+    )
+    return Sweep(arms, baseline='attention-rope', metric='validation/accuracy')

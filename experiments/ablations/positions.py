@@ -1,7 +1,7 @@
 """Which position encodings read rows four times as long as those that they trained on?
 
-    python launch.py --config=experiments/ablations/positions.py:alibi
-    python launch.py extrapolate runs/positions-alibi runs/positions-rope --length=512
+    python launch.py sweep --config=experiments/ablations/positions.py
+    python launch.py extrapolate runs/positions/*/seed0 --length=512 --batches=16
 
 CoPE, KERPLE and ALiBi do, and read better than within it: 1.445, 1.483 and 1.636 nats up to 128,
 1.418, 1.451 and 1.600 beyond, to 512. xPos and FIRE lose 0.06 and 0.05, RoPE 0.76 (with YaRN's
@@ -11,7 +11,7 @@ refused there. One seed, two shared CPU cores; README.md beside this folder has 
 
 from ml_collections import ConfigDict
 
-from bigmodel.errors import unknown
+from bigmodel.sweeps.arms import Sweep
 from experiments import defaults
 
 # name -> model.position
@@ -30,18 +30,19 @@ ENCODINGS = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    """A decoder of two layers with the encoding that `arg` names, on rows of 128 bytes."""
+    """A decoder of two layers with RoPE, on rows of 128 bytes."""
     c = defaults.get_config()
-    encoding = arg or 'rope'
-    if encoding not in ENCODINGS:
-        raise unknown('encoding', encoding, ENCODINGS)
-    c.name = f'positions-{encoding}'
     c.num_steps = 300
     c.model.depth = 2
     c.data.seq_len, c.data.batch_size = 128, 16
-    c.model.position = ENCODINGS[encoding]
     c.optimizer.name = 'muon'
     c.optimizer.learning_rate = 1e-2
     c.schedule = 'cosine(warmup_steps=30)'
     c.evals.validation.every, c.evals.validation.batches = 300, 64
     return c
+
+
+def sweep() -> Sweep:
+    """Every encoding of sequences, over three seeds, against RoPE."""
+    arms = [{'name': name, 'model.position': spec} for name, spec in ENCODINGS.items()]
+    return Sweep(arms, seeds=(0, 1, 2), baseline='rope')

@@ -1,7 +1,7 @@
 """How much of a pre-trained model must be trained to name the group that a text belongs to?
 
     python launch.py                                                # where all but scratch start
-    python launch.py --config=experiments/finetune/what_is_trained.py:lora
+    python launch.py sweep --config=experiments/finetune/what_is_trained.py
 
 The quickstart's checkpoint and `quickstart_finetune.py`'s data, steps and batches; arms differ in
 what is trained and in the learning rate alone. `scratch`, `full` and `layer_decay` train all
@@ -22,7 +22,7 @@ loss in single runs (seed 0, 128 batches): full 2.242 at 3e-3, 2.374 at 1e-2; pr
 
 from ml_collections import ConfigDict
 
-from bigmodel.errors import unknown
+from bigmodel.sweeps.arms import Sweep
 from experiments import defaults
 
 HEAD = (('head/.*', True), ('.*', False))
@@ -61,12 +61,8 @@ ARMS = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    """250 updates of 16 rows, from runs/quickstart, of what `arg` names."""
+    """250 updates of 16 rows, from runs/quickstart, of everything."""
     c = defaults.get_config()
-    name = arg or 'full'
-    if name not in ARMS:
-        raise unknown('what is trained', name, ARMS)
-    c.name = f'what_is_trained-{name}'
     c.task = 'classification'
     c.num_steps = 250
     c.data.packing = 'windows'
@@ -77,5 +73,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.init_from.path = 'runs/quickstart'
     c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
     c.evals.validation.every, c.evals.validation.batches = 250, 128
-    c.update_from_flattened_dict(ARMS[name])
+    c.optimizer.learning_rate = 3e-3
     return c
+
+
+def sweep() -> Sweep:
+    """All arms against training from scratch."""
+    arms = [{'name': name, **changes} for name, changes in ARMS.items()]
+    return Sweep(arms, seeds=(0, 1, 2), baseline='scratch', metric='validation/accuracy')

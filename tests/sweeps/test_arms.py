@@ -92,6 +92,11 @@ def test_names_say_what_differs() -> None:
     assert arm_names(grid({'model.width': (8, 16), 'x.width': (1, 2)}))[0] == (
         'model.width=8,x.width=1'
     )
+    both = {'model.block': ('prenorm',), 'model.norm': ('dyt', 'none')}
+    assert arm_names(grid(both | {'model.position': ('rope', 'alibi')}))[0] == 'dyt,rope'
+    assert arm_names(grid(both | {'model.position': ('rope', 'none')}))[0] == (
+        'norm=dyt,position=rope'
+    )
     assert arm_names([{}, {'model.block': 'postnorm(skip="mean")'}]) == [
         'base',
         'postnorm-skip=-mean',
