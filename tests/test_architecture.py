@@ -35,7 +35,8 @@ LEVELS = {
     'training': 4,
     'inference': 5,
     'sweeps': 6,
-    'commands': 7,
+    'reports': 7,
+    'commands': 8,
 }
 LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'sharding', 'specs'}
 

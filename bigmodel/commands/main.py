@@ -20,6 +20,10 @@ COMMANDS = {
         'plan, run, resume and watch the arms of a sweep',
         '--config=experiments/ablations/positions.py',
     ),
+    'report': (
+        'what the arms of a sweep say together: verdict, table, pictures',
+        'runs/positions',
+    ),
     'evaluate': ('metrics of a checkpoint', '--workdir=runs/quickstart --split=test'),
     'label': (
         'pseudo-labels: examples that a checkpoint is sure of, as data to train on',

@@ -1,0 +1,142 @@
+"""The pages and pictures of a report, of whole and of broken directories."""
+
+import csv
+import json
+
+import pytest
+
+from bigmodel.commands.main import main
+from bigmodel.sweeps.arms import grid, integer, log_uniform, sample
+from bigmodel.sweeps.names import arm_names
+from bigmodel.sweeps.plan import Job
+from tests.reports.made import falling, made_run, made_sweep
+
+GRID = grid({'model.position': ('rope', 'alibi'), 'optimizer.learning_rate': (0.001, 0.1)})
+
+
+def named(arms) -> dict:
+    return dict(zip(arm_names(arms), arms, strict=True))
+
+
+@pytest.fixture
+def swept(tmp_path):
+    def curve(changes, seed):
+        value = {'rope': 1.5, 'alibi': 1.0}[changes['model.position']]
+        return falling(value + changes['optimizer.learning_rate'], 0.01, seed)
+
+    return made_sweep(tmp_path / 'made', named(GRID), (0, 1, 2), curve)
+
+
+def read(sweep, name: str) -> str:
+    return (sweep.path / 'report' / name).read_text()
+
+
+def test_a_report_is_whole(swept, capsys) -> None:
+    assert main(['report', str(swept.path)]) == 0
+    assert (
+        'alibi,learning_rate=0.001 is better than rope,learning_rate=0.001'
+        in capsys.readouterr().out
+    )
+    page = read(swept, 'report.html')
+    assert page.count('data:image/png;base64,') == 3  # all cost the same: no picture of that
+    assert 'http' not in page.replace('http-equiv', '')  # opens without a network
+    assert 'Does anything help?' in page and 'data fingerprint data' in page
+    assert page.count('--config=experiments/made.py') == 1 + 12
+    text = read(swept, 'report.md')
+    table = [line for line in text.splitlines() if line.startswith('| ')]
+    assert len(table) == 1 + 4 and table[1].startswith('| alibi,learning_rate=0.001 |')
+    rows = list(csv.DictReader(read(swept, 'report.csv').splitlines()))
+    assert len(rows) == 12 and rows[0]['model.position'] == 'rope'
+    assert float(rows[0]['flops']) == 6000 * 64 * 100
+    for name in ('differences', 'curves', 'factors'):
+        assert (swept.path / 'report' / f'{name}.png').stat().st_size > 5_000
+
+
+def test_a_sweep_under_way(swept, capsys) -> None:
+    failed, pruned, half, waiting = (Job(arm, 2) for arm in named(GRID))
+    for job in (failed, half, waiting):
+        (swept.run_dir(job) / 'result.json').unlink()
+    swept.fail(failed, 'the loss is nan at step 7')
+    (swept.run_dir(pruned) / 'result.json').write_text('{"stopped_early": "pruned at step 10"}')
+    with open(swept.run_dir(half) / 'metrics.jsonl', 'a') as file:
+        file.write('{"step": 110, "split": "valid')  # killed while it wrote
+    (swept.run_dir(waiting) / 'metrics.jsonl').unlink()
+    assert main(['report', str(swept.path)]) == 0
+    text = read(swept, 'report.md')
+    for words in (
+        '1 of 12 runs: pruned, and not compared.',
+        '1 of 12 runs: failed',
+        '1 of 12 runs: stopped',
+        '1 of 12 runs: waiting',
+        'seed 2: the loss is nan at step 7',
+        'too few seeds (failed too)',
+    ):
+        assert words in text or words == 'too few seeds (failed too)', words
+    assert 'baseline (failed too)' in text and 'too few seeds (pruned too)' in text
+    states = {
+        (r['arm'], r['seed']): r for r in csv.DictReader(read(swept, 'report.csv').splitlines())
+    }
+    assert states[half.arm, '2']['steps'] == '100'
+    assert (
+        states[pruned.arm, '2']['state'] == 'pruned' and states[pruned.arm, '2']['validation/loss']
+    )
+
+
+def test_what_is_unfair_is_flagged(tmp_path) -> None:
+    def curve(changes, seed):
+        return falling(1.0, 0.01, seed)
+
+    arms = named(grid({'model.depth': (1, 2)}))
+    sweep = made_sweep(tmp_path / 'made', arms, (0, 1, 2), curve)
+    run = sweep.run_dir(Job('depth=2', 1)) / 'run.json'
+    facts = json.loads(run.read_text())
+    facts |= {'data_fingerprint': 'other', 'git': {'commit': 'def', 'dirty': True}}
+    run.write_text(json.dumps(facts))
+    assert main(['report', str(sweep.path)]) == 0
+    text = read(sweep, 'report.md')
+    assert 'Arms differ in parameters: from 1,000 (depth=1) to 2,000 (depth=2), 2.00 times.' in text
+    assert 'Arms differ in training FLOPs' in text
+    assert 'Runs differ in data (fingerprint): data: 5 runs; other: 1 runs.' in text
+    assert 'Runs differ in code (commit): abc: 5 runs; def: 1 runs.' in text
+    assert '1 of 6 runs were of code with uncommitted changes.' in text
+    assert (sweep.path / 'report' / 'cost.png').exists()
+
+
+def test_a_search_has_parallel_coordinates(tmp_path) -> None:
+    space = {'optimizer.learning_rate': log_uniform(1e-4, 1e-1), 'model.depth': integer(1, 9)}
+    arms = named(sample(20, space))
+    sweep = made_sweep(tmp_path / 'made', arms, (0,), lambda c, s: falling(c['model.depth'], 0, s))
+    assert main(['report', str(sweep.path)]) == 0
+    assert (sweep.path / 'report' / 'search.png').exists()
+    assert not (sweep.path / 'report' / 'factors.png').exists()
+
+
+def test_runs_without_a_sweep_become_arms(tmp_path, capsys) -> None:
+    for position in ('rope', 'alibi'):
+        for seed in range(3):
+            curve = falling(1.0 + (position == 'rope'), 0.01, seed)
+            made_run(tmp_path / f'{position}-{seed}', {'model.position': position}, seed, curve)
+    output = tmp_path / 'report'
+    argv = ['report', str(tmp_path), f'--output={output}', '--baseline=rope']
+    assert main(argv) == 0
+    assert 'alibi is better than rope' in capsys.readouterr().out
+    assert len((output / 'report.csv').read_text().splitlines()) == 7
+
+
+def test_mistakes(swept, tmp_path, capsys) -> None:
+    empty = tmp_path / 'empty'
+    empty.mkdir()
+    for argv, words in (
+        ([], 'report needs the directory of a sweep'),
+        ([str(empty)], 'holds neither a sweep nor runs'),
+        ([str(tmp_path / 'absent')], 'is no directory'),
+        ([str(swept.path), '--baseline=ropes'], 'unknown baseline'),
+        (
+            [str(swept.path), '--metric=validation/accuracy'],
+            "no run has logged 'validation/accuracy'",
+        ),
+        ([str(swept.path), '--metric=validation/los'], "which way is 'los' better"),
+        ([str(swept.path), '--config=x.py'], 'reads directories alone'),
+    ):
+        assert main(['report', *argv]) == 2
+        assert words in capsys.readouterr().err
