@@ -28,6 +28,11 @@ COMMANDS = {
         'what differs between two runs or configs, and in their metrics',
         'runs/positions/rope/seed0 runs/positions/alibi/seed0',
     ),
+    'scaling': (
+        'a scaling law of the runs of a sweep over sizes and tokens',
+        'runs/scaling',
+    ),
+    'size': ('how large a model, on how many tokens, for a budget', '--flops=1e21'),
     'evaluate': ('metrics of a checkpoint', '--workdir=runs/quickstart --split=test'),
     'label': (
         'pseudo-labels: examples that a checkpoint is sure of, as data to train on',
