@@ -3,7 +3,7 @@
 ASPECT = 128  # features a layer, as of GPT-3's and Llama's larger models (Kaplan et al. 2020, §3.1)
 
 
-def shape(parameters: float) -> tuple[int, int]:
+def shape(parameters: float | int) -> tuple[int, int]:
     """(depth, width) with 12·depth·width² near `parameters`, embeddings aside.
 
     The width is a multiple of 64, and a layer for every 128 features.
