@@ -97,8 +97,8 @@ def _launch(args: argparse.Namespace, sweep: SweepDir) -> int:
     if code >= 128:
         print(f'stopped; the same command goes on in {sweep.path}', flush=True)
         return code
+    print(f'report: python launch.py report {sweep.path}')
     if all(run.state in ('done', 'pruned') for run in runs):
-        print(f'report: python launch.py report {sweep.path}')
         return 0
     if any(run.state == 'failed' for run in runs):
         print('failed runs are tried again with --retry-failed')

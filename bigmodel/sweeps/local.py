@@ -23,13 +23,16 @@ def num_workers(asked: int, platform: str, devices: int, jobs: int) -> int:
 
 
 def environment(index: int, count: int, platform: str, devices: int) -> dict[str, str]:
-    """Of worker `index`: its share of the GPUs, or of the cores."""
+    """Of worker `index`: its GPUs, or its part of the memory of one that several workers share."""
     environ = dict(os.environ)
     if platform == 'gpu':
-        mine = range(index * devices // count, max((index + 1) * devices // count, 1))
-        shown = environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
-        names = shown if shown != [''] else [str(i) for i in range(devices)]
-        environ['CUDA_VISIBLE_DEVICES'] = ','.join(names[i] for i in mine)
+        shown = environ.get('CUDA_VISIBLE_DEVICES', '')
+        names = shown.split(',') if shown else [str(i) for i in range(devices)]
+        sharing = -(-count // devices)
+        mine = names[index % devices :: count] if sharing == 1 else [names[index % devices]]
+        environ['CUDA_VISIBLE_DEVICES'] = ','.join(mine)
+        if sharing > 1:
+            environ['XLA_PYTHON_CLIENT_MEM_FRACTION'] = f'{0.9 / sharing:.2f}'
     return environ
 
 
