@@ -7,6 +7,10 @@ from typing import Annotated, Any
 from bigmodel.errors import UserError
 from bigmodel.specs import NOT_NEGATIVE, make
 from bigmodel.sweeps.plan import Plan, PlannedArm
+from bigmodel.training.measure import measure
+from bigmodel.training.setup import resolve
+
+TIMED_STEPS = 8
 
 Count = Callable[[PlannedArm], dict[str, Any]]
 Amount = Annotated[float, NOT_NEGATIVE]
@@ -39,10 +43,7 @@ class Steps(Budget):
         return 1.0
 
     def _evened(self, arm: PlannedArm, amount: float | int, count: Count) -> PlannedArm:
-        if 'num_steps' in arm.changes:
-            raise UserError(
-                f"arm {arm.name} sets num_steps, which the budget is to set; use budget='config'"
-            )
+        _refuse(arm, 'num_steps')
         steps = max(1, round(amount / self.cost(count(arm))))
         arm = dataclasses.replace(arm, changes={**arm.changes, 'num_steps': str(steps)})
         return dataclasses.replace(arm, facts=count(arm))
@@ -65,6 +66,33 @@ class Flops(Steps):
 
 
 @dataclasses.dataclass(frozen=True)
+class Seconds(Budget):
+    """So many seconds of training, by the step time that each arm has alone on this machine; 0: the
+    baseline's. Compilation and evaluations are not counted.
+    """
+
+    amount: Amount = 0.0
+
+    def even(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
+        amount = self.amount
+        if not amount:
+            base = plan.arm(plan.baseline)
+            amount = count(base)['num_steps'] * self._step(plan, base)
+        return tuple(self._evened(plan, arm, amount, count) for arm in plan.arms)
+
+    def _evened(self, plan: Plan, arm: PlannedArm, amount: float | int, count: Count) -> PlannedArm:
+        _refuse(arm, 'num_steps')
+        seconds = self._step(plan, arm)
+        steps = max(1, round(amount / seconds))
+        arm = dataclasses.replace(arm, changes={**arm.changes, 'num_steps': str(steps)})
+        return dataclasses.replace(arm, facts=count(arm) | {'step_seconds': seconds})
+
+    def _step(self, plan: Plan, arm: PlannedArm) -> float:
+        config = resolve(plan.config(arm, plan.seeds[0]))
+        return measure(config, TIMED_STEPS)['step_ms']['median'] / 1000
+
+
+@dataclasses.dataclass(frozen=True)
 class Parameters(Budget):
     """So many parameters, by the width that comes nearest; 0: the baseline's.
 
@@ -79,12 +107,7 @@ class Parameters(Budget):
         return tuple(self._evened(plan, arm, amount, count) for arm in plan.arms)
 
     def _evened(self, plan: Plan, arm: PlannedArm, amount: float | int, count: Count) -> PlannedArm:
-        from bigmodel.training.setup import resolve
-
-        if 'model.width' in arm.changes:
-            raise UserError(
-                f"arm {arm.name} sets model.width, which the budget is to set; use budget='config'"
-            )
+        _refuse(arm, 'model.width')
         model = resolve(plan.config(arm, plan.seeds[0])).model
         unit = self.multiple or 2 * model.num_heads
 
@@ -112,9 +135,17 @@ BUDGETS = {
     'tokens': Tokens,
     'flops': Flops,
     'parameters': Parameters,
+    'seconds': Seconds,
 }
 
 
 def build_budget(text: str) -> Budget:
     """'flops', 'tokens(1e8)', …; raises UserError for an unknown one."""
     return make(BUDGETS, text, 'budget')
+
+
+def _refuse(arm: PlannedArm, key: str) -> None:
+    if key in arm.changes:
+        raise UserError(
+            f"arm {arm.name} sets {key}, which the budget is to set; use budget='config'"
+        )

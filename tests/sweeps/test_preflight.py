@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 
+from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
+from bigmodel.sweeps import budgets
 from bigmodel.sweeps.plan import PlannedArm, read_plan
 from bigmodel.sweeps.preflight import preflight
 from bigmodel.sweeps.table import table
@@ -49,6 +51,17 @@ def test_equal_flops(write) -> None:
 def test_equal_tokens(write) -> None:
     arms = planned(write, "grid({'data.seq_len': (16, 32)})", budget='tokens(1024)').values()
     assert [arm.facts['num_steps'] for arm in arms] == [8, 4]
+
+
+def test_equal_seconds(write, monkeypatch) -> None:
+    def measured(config: ConfigDict, steps: int) -> dict:
+        return {'step_ms': {'median': 10.0 * config.model.depth}}
+
+    monkeypatch.setattr(budgets, 'measure', measured)
+    arms = planned(write, "grid({'model.depth': (1, 2)})", budget='seconds(1)').values()
+    assert [arm.facts['num_steps'] for arm in arms] == [100, 50]
+    arms = planned(write, "grid({'model.depth': (2, 1)})", budget='seconds').values()
+    assert [arm.facts['num_steps'] for arm in arms] == [4, 8]  # as long as the baseline
 
 
 def test_equal_parameters(write) -> None:
