@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+ROLES = ('system', 'user', 'assistant')
+
 
 class Turn(NamedTuple):
     """What one side says: role 'system', 'user' or 'assistant'."""

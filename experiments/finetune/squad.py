@@ -27,7 +27,10 @@ def get_config(arg: str = '') -> ConfigDict:
     c.data.source = (
         f'tfds("squad/{version}", train="train[:98%]", validation="train[98%:]", test="validation")'
     )
-    c.data.format = 'span("question", "context", "answers.text", "answers.answer_start")'
+    unanswerable = ', unanswerable=True' if version == 'v2.0' else ''
+    c.data.format = (
+        f'span("question", "context", "answers.text", "answers.answer_start"{unanswerable})'
+    )
     c.data.packing = 'pad(truncate=True)'
     c.data.tokenizer = 'hf("tokenizer.json")'
     c.data.seq_len, c.data.batch_size = 384, 32

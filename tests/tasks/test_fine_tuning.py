@@ -164,7 +164,7 @@ QUESTIONS = [
 
 
 def test_spans_are_of_the_answers(tmp_path) -> None:
-    changes = {'data_format': 'span', 'data_packing': 'pad(truncate=True)'}
+    changes = {'data_format': 'span(unanswerable=True)', 'data_packing': 'pad(truncate=True)'}
     batch = made(config_of(tmp_path, QUESTIONS, 'extractive_qa', **changes))
     found = []
     for i in range(len(QUESTIONS)):
@@ -212,7 +212,7 @@ PATHS = {
     ),
     'extractive_qa': (
         'span',
-        'span("question", "context", "a", "s")',
+        'span("question", "context", "a", "s", unanswerable=True)',
         lambda i: (
             {
                 'question': '?',
@@ -249,7 +249,7 @@ CLASSES = [
 ]
 LABELLED, SCORED = 'text(label="label")', 'score'
 CHOICES = {'data_format': 'choices("o", question="text")', 'model_head': 'regressor'}
-QA = {'data_format': 'span', 'model_head': 'span'}
+QA = {'data_format': 'span(unanswerable=True)', 'model_head': 'span'}
 
 
 @pytest.mark.parametrize(
