@@ -70,6 +70,12 @@ class Format:
         """The documents of an example."""
         raise NotImplementedError
 
+    def references(self, row: Row) -> tuple[str, ...]:
+        """The texts of which each is a right answer to an example; () where there is no answer to
+        give, and ('',) where no answer is the right one.
+        """
+        return ()
+
     def opening(self, prompt: str) -> tuple[Part, ...]:
         """How a document begins that goes on from a prompt; all parts but the last one end."""
         return ((Piece(prompt),),)

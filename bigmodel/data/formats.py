@@ -122,7 +122,8 @@ class Span(Format):
     """A question, and a context that holds the answer: its tokens have mark 1, the context's others
     2 (Rajpurkar et al. 2016, SQuAD).
 
-    `answers` is a list of strings, `starts` of where they begin in the context; the first counts.
+    `answers` is a list of strings, `starts` of where they begin in the context; the first is
+    learned, and each is right in an evaluation.
     Both may be empty where questions are `unanswerable` (Rajpurkar et al. 2018): no mark 1.
     """
 
@@ -140,6 +141,10 @@ class Span(Format):
         pieces = (context[:begin], 2), (context[begin:end], 1), (context[end:], 2)
         body = tuple(Piece(text, mark) for text, mark in pieces if text)
         return (Document(((Piece(row.get(self.question).some_text()),), body)),)
+
+    def references(self, row: Row) -> tuple[str, ...]:
+        context = row.get(self.context).text()
+        return tuple(dict.fromkeys(context[a:b] for a, b in self.spans(row))) or ('',)
 
     def spans(self, row: Row) -> list[tuple[int, int]]:
         """Where the answers of an example begin and end in its context; none without an answer."""
