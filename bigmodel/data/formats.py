@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bigmodel.data.chat import ROLES, TEMPLATES, Turn
+from bigmodel.data.chat import ROLES, TEMPLATES, Turn, asked, written
 from bigmodel.data.fields import Field, check_names
 from bigmodel.data.format import Document, Format, Part, Piece, Row
 from bigmodel.data.source import Source
@@ -217,6 +217,7 @@ class Chat(Format):
     template: str = 'chatml'
     role: str = 'role'
     content: str = 'content'
+    version: int = dataclasses.field(default=2, init=False)  # of the templates: other tokens
 
     teaches, marked = 'responses', True
 
@@ -226,15 +227,14 @@ class Chat(Format):
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         turns = [self._turn(message) for message in row.get(self.messages).items()]
-        if any(turn.role == 'system' for turn in turns[1:]):
-            raise row.wrong(f'{self.messages} has a system turn that is not the first')
-        if not any(turn.role == 'assistant' for turn in turns):
-            raise row.wrong(f'{self.messages} has no turn of the assistant: nothing to learn')
-        return (Document((written(turns, self.template),)),)
+        template = TEMPLATES[self.template]
+        mistake = template.mistake([turn.role for turn in turns])
+        if mistake:
+            raise row.wrong(f'{self.messages} {mistake}')
+        return (Document((written(turns, template),)),)
 
     def opening(self, prompt: str) -> tuple[Part, ...]:
-        before, _ = TEMPLATES[self.template]('assistant')
-        return ((*written([Turn('user', prompt)], self.template), Piece(before, special=True)),)
+        return (asked(prompt, TEMPLATES[self.template]),)
 
     def _turn(self, message: Field) -> Turn:
         role = message.get(self.role).choice(ROLES)
@@ -276,17 +276,3 @@ FORMATS = {
 def build_format(spec: str) -> Format:
     """The format that `config.data.format` names."""
     return make(FORMATS, spec, 'data.format')
-
-
-def written(turns: list[Turn], template: str) -> Part:
-    """The turns in the words of a template."""
-    pieces = []
-    for turn in turns:
-        before, after = TEMPLATES[template](turn.role)
-        mark = int(turn.role == 'assistant')
-        pieces += [
-            Piece(before, 0, special=True),
-            Piece(turn.content, mark),
-            Piece(after, mark, special=True),
-        ]
-    return tuple(piece for piece in pieces if piece.text)
