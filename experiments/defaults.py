@@ -36,7 +36,7 @@ def get_config(arg: str = '') -> ConfigDict:
     # What becomes of an example's fields (data/formats.py): text(text=, label=), pair, score, tags,
     c.data.format = 'text'  # span, choices, prompt(prompt=, response=), chat(template=), preference
     c.data.tokenizer = 'bytes'  # bytes, chars, hf("x.json"), sentencepiece("x.model")
-    c.data.packing = 'stream'  # stream, first_fit, windows, pad, sides: data/packing.py
+    c.data.packing = 'stream'  # stream, first_fit, windows, pad, sides, strided: data/packing.py
     c.data.seq_len = 256  # tokens a row; of an image: its patches, and one for a class token
     c.data.batch_size = 32  # rows an update, over all devices and hosts
     c.data.cache_dir = ''  # of prepared data; '': ~/.cache/bigmodel

@@ -1,8 +1,10 @@
 """Examples as documents: a source whose fields a format has made text of."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from bigmodel.data.format import Document, Format, Row
 from bigmodel.data.source import Source
@@ -52,8 +54,24 @@ class Documents:
             for document in self[i]:
                 yield ''.join(piece.text for part in document.parts for piece in part)
 
+    def references(self, number: int) -> tuple[str, ...]:
+        """The texts that are right of the example of a document (`Format.references`)."""
+        return self.format.references(Row(self.source, number // self.format.group))
+
     def __getstate__(self) -> dict[str, Any]:
         return {'source': self.source, 'format': self.format}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)
+
+
+class References:
+    """The right texts by the number of a document, those of all sources counted in one go."""
+
+    def __init__(self, sources: Sequence[Documents]) -> None:
+        self._sources = sources
+        self._first = np.cumsum([0, *(len(s) * s.format.group for s in sources)])
+
+    def __call__(self, document: int) -> tuple[str, ...]:
+        which = int(np.searchsorted(self._first, document, side='right')) - 1
+        return self._sources[which].references(document - int(self._first[which]))

@@ -1,9 +1,9 @@
 """The slot `data.format`: what becomes of the fields of an example."""
 
 import dataclasses
-from typing import Any
 
-from bigmodel.data.chat import TEMPLATES, Turn
+from bigmodel.data.chat import ROLES, TEMPLATES, Turn, asked, written
+from bigmodel.data.fields import Field, check_names
 from bigmodel.data.format import Document, Format, Part, Piece, Row
 from bigmodel.data.source import Source
 from bigmodel.errors import unknown
@@ -25,6 +25,9 @@ class Text(Format):
 
     teaches = 'class'
 
+    def __post_init__(self) -> None:
+        check_names(self.classes, 'data.format: classes')
+
     def label_names(self, source: Source) -> tuple[str, ...]:
         label = self._label(source)
         return (self.classes or source.class_names(label)) if label else ()
@@ -33,10 +36,9 @@ class Text(Format):
         fields = self.text or row.source.text_field
         fields = (fields,) if isinstance(fields, str) else fields
         label = self._label(row.source)
-        text = '\n'.join(row.text(field) for field in fields)
-        return (
-            Document(((Piece(text),),), row.label(label, classes=self.classes) if label else 0),
-        )
+        text = '\n'.join(row.get(field).text() for field in fields)
+        number = row.get(label).label(self.label_names(row.source)) if label else 0
+        return (Document(((Piece(text),),), number),)
 
     def _label(self, source: Source) -> str:
         return '' if self.label is None else self.label or source.label_field
@@ -56,8 +58,8 @@ class Pair(Format):
         return source.class_names(self.label)
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
-        parts = tuple((Piece(row.text(field)),) for field in (self.first, self.second))
-        return (Document(parts, row.label(self.label)),)
+        parts = tuple((Piece(row.get(field).text()),) for field in (self.first, self.second))
+        return (Document(parts, row.get(self.label).label(self.label_names(row.source))),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Score(Format):
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         fields = [field for field in (self.text, self.second) if field]
-        parts = tuple((Piece(row.text(field)),) for field in fields)
-        return (Document(parts, row.number(self.score)),)
+        parts = tuple((Piece(row.get(field).text()),) for field in fields)
+        return (Document(parts, row.get(self.score).number()),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,44 +102,65 @@ class Tags(Format):
         return source.class_names(self.tags)
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
-        words, tags = row.items(self.words), row.items(self.tags)
+        words, tags = row.get(self.words).items(), row.get(self.tags).items()
         if len(words) != len(tags):
             raise row.wrong(f'{len(words)} {self.words} but {len(tags)} {self.tags}')
-        pieces = []
+        names, pieces = self.label_names(row.source), []
         for word, tag in zip(words, tags, strict=True):
             pieces += [Piece(self.join)] if pieces and self.join else []
-            pieces.append(Piece(word, 0 if tag is None else 1 + row.label(self.tags, tag)))
+            pieces.append(self._word(word, tag, names))
         return (Document((tuple(pieces),)),)
+
+    def _word(self, word: Field, tag: Field, names: tuple[str, ...]) -> Piece:
+        if tag.value is None:
+            return Piece(word.text())
+        return Piece(word.some_text(), 1 + tag.label(names))
 
 
 @dataclasses.dataclass(frozen=True)
 class Span(Format):
     """A question, and a context that holds the answer: its tokens have mark 1, the context's others
-    2 (Rajpurkar et al. 2016, SQuAD). No answer: no mark 1.
+    2 (Rajpurkar et al. 2016, SQuAD).
 
-    `answers` is a list of strings, `starts` of where they begin in the context; the first counts.
+    `answers` is a list of strings, `starts` of where they begin in the context; the first is
+    learned, and each is right in an evaluation.
+    Both may be empty where questions are `unanswerable` (Rajpurkar et al. 2018): no mark 1.
     """
 
     question: str = 'question'
     context: str = 'context'
     answers: str = 'answers.text'
     starts: str = 'answers.answer_start'
+    unanswerable: bool = False
 
     teaches, marked = 'span', True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
-        context, answers = row.text(self.context), row.items(self.answers)
-        begin = end = 0
-        if answers:
-            begin = int(row.items(self.starts)[0])
-            end = begin + len(answers[0])
-            if context[begin:end] != answers[0]:
-                raise row.wrong(
-                    f'{self.answers} {answers[0]!r} is not at {begin} of {self.context}'
-                )
+        context, spans = row.get(self.context).some_text(), self.spans(row)
+        begin, end = spans[0] if spans else (0, 0)
         pieces = (context[:begin], 2), (context[begin:end], 1), (context[end:], 2)
         body = tuple(Piece(text, mark) for text, mark in pieces if text)
-        return (Document(((Piece(row.text(self.question)),), body)),)
+        return (Document(((Piece(row.get(self.question).some_text()),), body)),)
+
+    def references(self, row: Row) -> tuple[str, ...]:
+        context = row.get(self.context).text()
+        return tuple(dict.fromkeys(context[a:b] for a, b in self.spans(row))) or ('',)
+
+    def spans(self, row: Row) -> list[tuple[int, int]]:
+        """Where the answers of an example begin and end in its context; none without an answer."""
+        context, texts = row.get(self.context).text(), row.get(self.answers).items()
+        starts = row.get(self.starts).items()
+        if len(texts) != len(starts):
+            raise row.wrong(f'{len(texts)} {self.answers} but {len(starts)} {self.starts}')
+        if not texts and not self.unanswerable:
+            raise row.get(self.answers).wrong(
+                'a list with an answer; for questions without one (SQuAD 2.0) set unanswerable=True'
+            )
+        pairs = [(s.integer(), t.some_text()) for s, t in zip(starts, texts, strict=True)]
+        for begin, text in pairs:
+            if context[begin : begin + len(text)] != text:
+                raise row.wrong(f'{self.answers} {text!r} is not at {begin} of {self.context}')
+        return [(begin, begin + len(text)) for begin, text in pairs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,13 +180,13 @@ class Choices(Format):
         return tuple(str(i) for i in range(self.group))
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
-        options, label = row.items(self.options), int(row.number(self.label))
+        options = row.get(self.options).items()
         if len(options) != self.group:
             raise row.wrong(f'{len(options)} {self.options} instead of {self.group}: set group=')
-        if not 0 <= label < self.group:
-            raise row.wrong(f'label {label} is outside 0 to {self.group - 1}')
-        question = (Piece(row.text(self.question)),)
-        return tuple(Document((question, (Piece(option),)), label) for option in options)
+        label = row.get(self.label).label(self.label_names(row.source))
+        question = (Piece(row.get(self.question).text()),)
+        texts = [option.some_text() for option in options]
+        return tuple(Document((question, (Piece(text),)), label) for text in texts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +199,8 @@ class Prompt(Format):
     teaches, marked = 'responses', True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
-        response = Piece(row.some_text(self.response), 1)
-        return (Document(((Piece(row.text(self.prompt)),), (response,))),)
+        response = Piece(row.get(self.response).some_text(), 1)
+        return (Document(((Piece(row.get(self.prompt).text()),), (response,))),)
 
     def opening(self, prompt: str) -> tuple[Part, ...]:
         return (Piece(prompt),), ()
@@ -194,6 +217,7 @@ class Chat(Format):
     template: str = 'chatml'
     role: str = 'role'
     content: str = 'content'
+    version: int = dataclasses.field(default=2, init=False)  # of the templates: other tokens
 
     teaches, marked = 'responses', True
 
@@ -202,23 +226,20 @@ class Chat(Format):
             raise unknown('template of a chat', self.template, TEMPLATES)
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
-        turns = [self._turn(row, message) for message in row.items(self.messages)]
-        if not any(turn.role == 'assistant' and turn.content.strip() for turn in turns):
-            raise row.wrong(f'{self.messages} has no turn of the assistant: nothing to learn')
-        return (Document((written(turns, self.template),)),)
+        turns = [self._turn(message) for message in row.get(self.messages).items()]
+        template = TEMPLATES[self.template]
+        mistake = template.mistake([turn.role for turn in turns])
+        if mistake:
+            raise row.wrong(f'{self.messages} {mistake}')
+        return (Document((written(turns, template),)),)
 
     def opening(self, prompt: str) -> tuple[Part, ...]:
-        before, _ = TEMPLATES[self.template]('assistant')
-        return ((*written([Turn('user', prompt)], self.template), Piece(before, special=True)),)
+        return (asked(prompt, TEMPLATES[self.template]),)
 
-    def _turn(self, row: Row, message: Any) -> Turn:
-        try:
-            return Turn(message[self.role], message[self.content])
-        except (KeyError, TypeError):
-            raise row.wrong(
-                f'a message of {self.messages} has no {self.role!r} or {self.content!r}: '
-                f'{message!r}'
-            ) from None
+    def _turn(self, message: Field) -> Turn:
+        role = message.get(self.role).choice(ROLES)
+        content = message.get(self.content)
+        return Turn(role, content.some_text() if role == 'assistant' else content.text())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,8 +255,8 @@ class Preference(Format):
     teaches, group, marked = 'preference', 2, True
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
-        prompt = (Piece(row.text(self.prompt)),)
-        responses = (row.some_text(field) for field in (self.chosen, self.rejected))
+        prompt = (Piece(row.get(self.prompt).text()),)
+        responses = (row.get(field).some_text() for field in (self.chosen, self.rejected))
         return tuple(Document((prompt, (Piece(response, 1),))) for response in responses)
 
 
@@ -255,17 +276,3 @@ FORMATS = {
 def build_format(spec: str) -> Format:
     """The format that `config.data.format` names."""
     return make(FORMATS, spec, 'data.format')
-
-
-def written(turns: list[Turn], template: str) -> Part:
-    """The turns in the words of a template."""
-    pieces = []
-    for turn in turns:
-        before, after = TEMPLATES[template](turn.role)
-        mark = int(turn.role == 'assistant')
-        pieces += [
-            Piece(before, 0, special=True),
-            Piece(turn.content, mark),
-            Piece(after, mark, special=True),
-        ]
-    return tuple(piece for piece in pieces if piece.text)

@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel.data import files
-from bigmodel.data.fields import lookup
+from bigmodel.data.fields import Field, lookup
 from bigmodel.data.order import mix
 from bigmodel.data.source import Source
 from bigmodel.data.splits import SPLITS, share_out_hashes
 from bigmodel.data.text_source import require_split
 from bigmodel.errors import UserError
-
-MAX_LABELS = 1 << 16
 
 
 class Lines(NamedTuple):
@@ -64,10 +62,10 @@ class JsonlSource(Source):
         for path in files.find_all(self.path):
             for number, _, line in _lines(path):
                 where = f'{path}:{number}'
-                value = lookup(_object(where, line), field, where)
-                labels = [x for x in value if x is not None] if isinstance(value, list) else [value]
-                for label in labels:
-                    found.setdefault(_label(label, where), where)
+                whole = Field(where, field, lookup(_object(where, line), field, where))
+                for label in whole.each():
+                    if label is whole or label.value is not None:  # a word may have no class
+                        found.setdefault(label.class_key(), where)
         return _names(found)
 
     def __len__(self) -> int:
@@ -125,14 +123,6 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f'{where}: a line must be a JSON object such as {{"text": "..."}}')
     return row
-
-
-def _label(label: Any, where: str) -> int | str:
-    if type(label) not in (int, str):
-        raise UserError(f'{where}: label {label!r} is neither a string nor an integer')
-    if isinstance(label, int) and not 0 <= label < MAX_LABELS:
-        raise UserError(f'{where}: label {label} is not a class number (0 to {MAX_LABELS - 1})')
-    return label
 
 
 def _names(found: dict[Any, str]) -> tuple[str, ...]:

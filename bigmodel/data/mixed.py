@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bigmodel.data.packing import Examples
-from bigmodel.data.rows import MadeRows
+from bigmodel.data.rows import NO_DOCUMENTS, MadeRows
 from bigmodel.data.store import TokenStore
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
@@ -47,6 +47,7 @@ class MixedRows:
         self.num_truncated = sum(part.num_truncated for part in self._parts)
         self.labelled = any(part.labelled for part in self._parts)
         self.label_names = _label_names(parts)
+        self.documents = _documents(parts)
         _check_fields(parts)
 
     @property
@@ -96,6 +97,19 @@ class MixedStore:
         self.gzip_bits_per_byte = bits / max(self.num_bytes, 1)
         key = repr([(name, p.share, p.store.fingerprint) for name, p in parts.items()])
         self.fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _documents(parts: Mapping[str, Open]) -> Int[np.ndarray, 'of']:
+    """The document of each row, those of all sources counted in one go; none where rows of a source
+    have several.
+    """
+    found, before = [], 0
+    for part in parts.values():
+        if not part.examples.documents.size:
+            return NO_DOCUMENTS
+        found.append(before + part.examples.documents)
+        before += part.store.num_documents
+    return np.concatenate(found)
 
 
 def _tokenizer(parts: Mapping[str, Open]) -> Tokenizer:

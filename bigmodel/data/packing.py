@@ -7,9 +7,11 @@ from jaxtyping import Int
 
 from bigmodel import specs
 from bigmodel.data.first_fit import assign_rows
-from bigmodel.data.pieces import NO_DOCUMENTS, Pieces, ragged
+from bigmodel.data.pieces import Pieces, ragged
+from bigmodel.data.rows import NO_DOCUMENTS
 from bigmodel.data.sides import Sides
 from bigmodel.data.store import TokenStore
+from bigmodel.data.strided import Strided
 from bigmodel.errors import UserError
 
 
@@ -21,13 +23,15 @@ class Examples(Protocol):
     row, 0 where the row is padding; positions int32 (n, length), from 0 in each piece of a
     document; label (n,), int32 classes or float32 numbers, where a row is one labelled document (or
     a piece of one); marks int32 (n, length) where the format has them, 0 in padding; weights
-    float32 (n, length) where not every token's prediction counts alike. Where an example is a group
+    float32 (n, length) where not every token's prediction counts alike; elsewhere int32 (n,), 1
+    where the answer of the row's document is in another row. Where an example is a group
     of g documents, arrays are (n, g, length), but for the label. Rows of images have image uint8
     (n, height, width, channels) instead of tokens.
     """
 
     length: int
     num_truncated: int
+    documents: Int[np.ndarray, 'of']  # of each row; none where a row has several, or there are none
 
     @property
     def padding_share(self) -> float:
@@ -170,6 +174,7 @@ PACKINGS = {
     'windows': windows,
     'pad': pad,
     'sides': Sides,
+    'strided': Strided,
 }
 
 

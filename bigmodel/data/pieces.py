@@ -3,9 +3,8 @@
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from bigmodel.data.rows import NO_DOCUMENTS
 from bigmodel.data.store import TokenStore
-
-NO_DOCUMENTS = np.zeros(0, np.int64)
 
 
 class Pieces:

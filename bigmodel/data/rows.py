@@ -7,11 +7,14 @@ from jaxtyping import Int
 
 from bigmodel.data.tokenizers import Tokenizer
 
+NO_DOCUMENTS = np.zeros(0, np.int64)
+
 
 class MadeRows(abc.ABC):
     """One split as `Examples`, and all that a run asks a token store for."""
 
     num_truncated, padding_share = 0, 0.0
+    documents = NO_DOCUMENTS
     marked = False  # whether tokens have marks that a task reads
     num_bytes, gzip_bits_per_byte = 0, 0.0  # there is no text to compress
     label_names: tuple[str, ...] = ()

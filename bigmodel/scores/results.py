@@ -15,6 +15,11 @@ class Text(NamedTuple):
     target: str
 
 
+def no_references(document: int) -> tuple[str, ...]:
+    """Of data that has none."""
+    return ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Results:
     """The means over a split, and what was predicted for each of its rows, in order.
@@ -22,7 +27,9 @@ class Results:
     `rows` are arrays whose first dimension is that of rows: `prediction`, `target` and `weight` (0
     where a row does not count) as the task gives them (`Task.judge`), and `index`, the number of
     the row in the split. `classes` are the names of the classes, `decode` makes text of tokens.
-    `texts` are those that were generated, of some documents.
+    `texts` are those that were generated, of some documents. Where rows have documents, `rows` also
+    has `document`, the number of each row's, and `of_document`, how many rows that one has;
+    `references` gives the right texts of a document, where there are several to choose from.
     """
 
     means: Mapping[str, float]
@@ -30,6 +37,7 @@ class Results:
     classes: tuple[str, ...]
     decode: Callable[[Any], str]
     texts: tuple[Text, ...] = ()
+    references: Callable[[int], tuple[str, ...]] = no_references
 
     def counted(self) -> 'Results':
         """Without the rows that do not count."""

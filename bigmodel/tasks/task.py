@@ -94,6 +94,7 @@ class Task:
     predicts = 'tokens'
     learns = ''  # nothing beside the text itself
     whole_documents = False  # whether a row must be one whole document
+    windows = ''  # the packing that makes several rows of such a document, for this task alone
     packing = ''  # the one that rows must come from, which no other task can read; '': any other
     extra_tokens = 0
     extra_ids = 0

@@ -1,6 +1,7 @@
 """Evaluation: additive metrics over a whole split, divided once, and scores of its predictions."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,9 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from bigmodel.config import ConfigDict
+from bigmodel.data.documents import References
+from bigmodel.data.mixture import configs_of
 from bigmodel.data.pipeline import Data
+from bigmodel.data.sources import build_documents
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, add, values
@@ -122,12 +127,34 @@ class Evaluation:
                 index = number * size + np.arange(size)
                 keep = index < batches.num_rows
                 judged = {'index': index, **gathered(judged)}
-                found.append({k: v[keep] for k, v in judged.items()})
+                found.append({k: v[keep] for k, v in judged.items()} | self._whose(index[keep]))
         means = values(total or {})
         if self._setup.task.whole_text and self.data.store.num_bytes:
             means |= _bits_per_byte(means, self.data, self._setup.task.text_nll)
         joined = {k: np.concatenate([f[k] for f in found]) for k in (found or [{}])[0]}
-        return Results(means, joined, self._setup.label_names, self.data.tokenizer.decode)
+        names, decode = self._setup.label_names, self.data.tokenizer.decode
+        return Results(means, joined, names, decode, references=self._right)
+
+    def _whose(self, index: Int[np.ndarray, ' n']) -> dict[str, np.ndarray]:
+        """The documents of rows, and how many rows each of them has."""
+        documents = self.data.batches.examples.documents
+        if not documents.size:
+            return {}
+        return {'document': documents[index], 'of_document': self._rows_of[documents[index]]}
+
+    @functools.cached_property
+    def _rows_of(self) -> Int[np.ndarray, ' D']:
+        return np.bincount(self.data.batches.examples.documents)
+
+    @functools.cached_property
+    def _references(self) -> References:
+        configs = configs_of(self.config.data).values()
+        return References([build_documents(config, self.split) for config in configs])
+
+    def _right(self, document: int) -> tuple[str, ...]:
+        """The right texts, as tokens spell them, which is how predictions are read."""
+        tokenizer = self.data.tokenizer
+        return tuple(tokenizer.decode(tokenizer.encode(t)) for t in self._references(document))
 
 
 def no_texts(params: Any) -> tuple[Text, ...]:

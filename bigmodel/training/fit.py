@@ -24,7 +24,10 @@ from bigmodel.specs import make, parse
 from bigmodel.tasks.build import TASKS
 from bigmodel.tasks.task import KINDS, Task
 
-OF_ONE_TASK = {task.packing for task in TASKS.values()} - {''}  # packings
+# Packings.
+OF_ONE_TASK = {packing for task in TASKS.values() for packing in (task.packing, task.windows)} - {
+    ''
+}
 MOST_ROWS = 64  # that are read to see whether there is something to learn
 
 
@@ -55,15 +58,17 @@ def _check_format(config: ConfigDict, task: Task) -> None:
             f'{config.data.format!r} makes {format.group}; {fix}'
         )
     packing = parse(config.data.packing, 'data.packing').name
-    if task.packing != packing and (task.packing or packing in OF_ONE_TASK):
+    own = task.packing or task.windows
+    if packing != own and (task.packing or packing in OF_ONE_TASK):
         raise UserError(
             f'task={config.task!r} does not read rows of data.packing={config.data.packing!r}; '
             f'set it to {task.packing or "another"}'
         )
-    if task.whole_documents and packing != 'pad':
+    fitting = [name for name in ('pad', task.windows) if name]
+    if task.whole_documents and packing not in fitting:
         raise UserError(
-            f'task={config.task!r} needs whole documents, one a row: set data.packing=pad, '
-            f'not {config.data.packing!r}'
+            f'task={config.task!r} needs whole documents, one a row: set data.packing='
+            f'{" or ".join(fitting)}, not {config.data.packing!r}'
         )
 
 

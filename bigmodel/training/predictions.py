@@ -54,6 +54,10 @@ WORDS: dict[str, Callable[[Results, int, str], Any]] = {
 }
 
 
+# What a task predicts -> its results with one row an example, where an example may have several.
+ONE_EACH: dict[str, Callable[[Results], Results]] = {'span': answers.per_question}
+
+
 def predictions(evaluation: Evaluation, results: Results) -> Iterator[Line]:
     """Of each text that was generated, or else of each row."""
     lines = of_texts if results.texts else of_rows
@@ -77,6 +81,7 @@ def of_rows(evaluation: Evaluation, results: Results) -> Iterator[Line]:
     does not count), and `confidence`, the probability of what is predicted, where there is one.
     """
     places = Places(evaluation)
+    results = ONE_EACH.get(evaluation.predicts, lambda results: results)(results)
     for row, number in enumerate(results.rows['index'].tolist()):
         counts = results.rows['weight'][row] > 0
         line = {

@@ -4,8 +4,9 @@
         --config.data.tokenizer='hf("bert-base-uncased/tokenizer.json")' --config.init_from.path=RUN
 
 RUN is a run of pretrain/bert_base.py, without which the encoder starts from nothing; `:v2.0` alike.
-Rate, batch and length follow Devlin et al. 2018, §4.2; a context that is longer than the row is cut
-at its end, and how many are is printed (the original reads windows of it). Not run yet.
+Rate, batch, length and windows of longer contexts follow Devlin et al. 2018, §4.2, and their code:
+windows begin every 128 tokens, those without the answer are learned as having none, and the best
+span over all windows of a question wins. Scores are those of SQuAD's script. Not run yet.
 """
 
 from ml_collections import ConfigDict
@@ -27,8 +28,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.data.source = (
         f'tfds("squad/{version}", train="train[:98%]", validation="train[98%:]", test="validation")'
     )
-    c.data.format = 'span("question", "context", "answers.text", "answers.answer_start")'
-    c.data.packing = 'pad(truncate=True)'
+    unanswerable = ', unanswerable=True' if version == 'v2.0' else ''
+    c.data.format = (
+        f'span("question", "context", "answers.text", "answers.answer_start"{unanswerable})'
+    )
+    c.data.packing = 'strided(stride=128)'
     c.data.tokenizer = 'hf("tokenizer.json")'
     c.data.seq_len, c.data.batch_size = 384, 32
     c.model.size = 'bert-base'
@@ -42,6 +46,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.schedule = f'linear(warmup_steps={c.num_steps // 10})'
     c.init_from.path = ''  # a run of pretrain/bert_base.py
     c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
-    c.evals.validation.every = c.num_steps // 3
+    c.evals.validation.every, c.evals.validation.batches = c.num_steps // 3, 0
+    c.evals.validation.scores = ('f1', 'exact_match')
     c.evals.test = defaults.evaluation('test', every=c.num_steps)
+    c.evals.test.scores = ('f1', 'exact_match')
     return c

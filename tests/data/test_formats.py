@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bigmodel.data.formats import FORMATS
+from bigmodel.data.formats import FORMATS, build_format
 from bigmodel.data.pipeline import open_data
 from bigmodel.data.sources import build_documents
 from bigmodel.data.store import open_store
@@ -169,21 +169,178 @@ def test_special_tokens_of_a_template_are_ids_and_those_of_users_are_text(write,
 
 
 BAD = [
-    ('prompt', {'prompt': 'p', 'response': ' '}, ":1: field 'response' is empty"),
     ('prompt', {'promt': 'p', 'response': 'r'}, "no field 'prompt'. Did you mean 'promt'"),
     ('chat', {'messages': CHAT[:1]}, 'no turn of the assistant'),
-    ('chat', {'messages': [{'from': 'user', 'content': 'x'}]}, "has no 'role' or 'content'"),
     ('chat(template="chatlm")', {}, "unknown template .* Did you mean 'chatml'"),
     ('tags', {'tokens': ['a', 'b'], 'tags': ['X']}, '2 tokens but 1 tags'),
+    (
+        'span',
+        SQUAD | {'answers': {'text': ['Ada'], 'answer_start': []}},
+        ':1: 1 answers.text but 0 answers.answer_start',
+    ),
+    (
+        'chat',
+        {'messages': [*CHAT, {'role': 'system', 'content': 's'}]},
+        ':1: messages has a system turn that is not the first',
+    ),
     ('span', SQUAD | {'answers': {'text': ['Bob'], 'answer_start': [3]}}, "'Bob' is not at 3"),
     ('span', SQUAD | {'answers': {'text': ['Ada']}}, "no field 'answers.answer_start'"),
     ('choices("o")', {'question': 'q', 'o': ['a'], 'label': 0}, '1 o instead of 4: set group='),
-    ('score', {'text': 'a', 'score': 'b'}, "field 'score' is not a number"),
-    ('score', {'text': 'a', 'score': float('nan')}, "field 'score' is not a number: nan"),
-    ('preference', {'prompt': 'p', 'chosen': 'c', 'rejected': ''}, "field 'rejected' is empty"),
-    ('text(label="y")', {'text': 'a', 'y': [0.5]}, ':1: label 0.5 is neither'),
     ('txet', {}, "unknown data.format 'txet'. Did you mean 'text'"),
 ]
+
+
+PAIR, CHOICES = 'pair("p", "h", label="y")', 'choices("o", group=2)'
+ANSWERED = {'question': 'q', 'o': ['a', 'b'], 'label': 0}
+A_CLASS = 'the name of a class or its number \\(0 to 65535\\)'
+# Format, example, field, what it holds, what it must be.
+MALFORMED = [
+    ('text', {'text': 7}, 'text', '7', 'a string'),
+    ('text', {'text': None}, 'text', 'None', 'a string'),
+    ('text(label="y")', {'text': 'a', 'y': None}, 'y', 'None', A_CLASS),
+    ('text(label="y")', {'text': 'a', 'y': ''}, 'y', "''", A_CLASS),
+    ('text(label="y")', {'text': 'a', 'y': 1.7}, 'y', '1.7', A_CLASS),
+    ('text(label="y")', {'text': 'a', 'y': True}, 'y', 'True', A_CLASS),
+    ('text(label="y")', {'text': 'a', 'y': [0.5]}, r'y\[0\]', '0.5', A_CLASS),
+    ('text(label="y")', {'text': 'a', 'y': [0]}, 'y', r'\[0\]', 'a class, which are 0 to 0 or 0'),
+    (
+        'text(label="y", classes=("n", "p"))',
+        {'text': 'a', 'y': 1.7},
+        'y',
+        '1.7',
+        'a class, .* n, p',
+    ),
+    ('text(label="y", classes=("n", "p"))', {'text': 'a', 'y': 2}, 'y', '2', 'a class, .* 0 to 1'),
+    ('text(label="y", classes=("n", "p"))', {'text': 'a', 'y': 'x'}, 'y', "'x'", 'a class'),
+    ('text(label="y", classes=("n", "p"))', {'text': 'a', 'y': None}, 'y', 'None', 'a class'),
+    (PAIR, {'p': 1, 'h': 'b', 'y': 0}, 'p', '1', 'a string'),
+    (PAIR, {'p': 'a', 'h': ['b'], 'y': 0}, 'h', r"\['b'\]", 'a string'),
+    (PAIR, {'p': 'a', 'h': 'b', 'y': None}, 'y', 'None', A_CLASS),
+    ('score', {'text': 'a', 'score': 'b'}, 'score', "'b'", 'a finite number'),
+    ('score', {'text': 'a', 'score': float('nan')}, 'score', 'nan', 'a finite number'),
+    ('score', {'text': 'a', 'score': True}, 'score', 'True', 'a finite number'),
+    ('tags', {'tokens': 'a b', 'tags': [0, 0]}, 'tokens', "'a b'", 'a list'),
+    ('tags', {'tokens': ['a', 3], 'tags': [0, None]}, r'tokens\[1\]', '3', 'a string'),
+    ('tags', {'tokens': ['a', ''], 'tags': [0, 0]}, r'tokens\[1\]', "''", 'a string that is not'),
+    ('tags', {'tokens': ['a', 'b'], 'tags': [0, 1.5]}, r'tags\[1\]', '1.5', A_CLASS),
+    ('tags', {'tokens': ['a', 'b'], 'tags': [0, ' ']}, r'tags\[1\]', "' '", A_CLASS),
+    (CHOICES, ANSWERED | {'label': 1.7}, 'label', '1.7', 'a class, which are 0 to 1'),
+    (CHOICES, ANSWERED | {'label': 2}, 'label', '2', 'a class, which are 0 to 1'),
+    (CHOICES, ANSWERED | {'label': None}, 'label', 'None', 'a class, which are 0 to 1'),
+    (CHOICES, ANSWERED | {'o': ['a', 5]}, r'o\[1\]', '5', 'a string'),
+    (CHOICES, ANSWERED | {'o': ['a', '']}, r'o\[1\]', "''", 'a string that is not empty'),
+    (CHOICES, ANSWERED | {'question': 5}, 'question', '5', 'a string'),
+    ('prompt', {'prompt': 3, 'response': 'r'}, 'prompt', '3', 'a string'),
+    ('prompt', {'prompt': 'p', 'response': 4}, 'response', '4', 'a string that is not empty'),
+    ('prompt', {'prompt': 'p', 'response': ' '}, 'response', "' '", 'a string that is not empty'),
+    (
+        'preference',
+        {'prompt': 'p', 'chosen': 'c', 'rejected': ''},
+        'rejected',
+        "''",
+        'a string that is not empty',
+    ),
+    (
+        'span',
+        SQUAD | {'answers': {'text': [], 'answer_start': []}},
+        'answers.text',
+        r'\[\]',
+        r'a list with an answer; .* set unanswerable=True',
+    ),
+    (
+        'span',
+        SQUAD | {'answers': {'text': [''], 'answer_start': [3]}},
+        r'answers.text\[0\]',
+        "''",
+        'a string that is not empty',
+    ),
+    (
+        'span',
+        SQUAD | {'answers': {'text': ['Ada'], 'answer_start': [-6]}},
+        r'answers.answer_start\[0\]',
+        '-6',
+        'a whole number, at least 0',
+    ),
+    (
+        'span',
+        SQUAD | {'answers': {'text': ['Ada'], 'answer_start': [3.0]}},
+        r'answers.answer_start\[0\]',
+        '3.0',
+        'a whole number',
+    ),
+    ('chat', {'messages': 'hi'}, 'messages', "'hi'", 'a list'),
+    ('chat', {'messages': ['hi']}, r'messages\[0\]', "'hi'", "an object with the field 'role'"),
+    (
+        'chat',
+        {'messages': [{'from': 'user', 'content': 'x'}]},
+        r'messages\[0\]',
+        '{.*}',
+        "an object with the field 'role'",
+    ),
+    (
+        'chat',
+        {'messages': [CHAT[0] | {'content': ['hi']}, CHAT[1]]},
+        r'messages\[0\].content',
+        r"\['hi'\]",
+        'a string',
+    ),
+    (
+        'chat',
+        {'messages': [CHAT[0], CHAT[1] | {'content': None}]},
+        r'messages\[1\].content',
+        'None',
+        'a string',
+    ),
+    (
+        'chat',
+        {'messages': [CHAT[0], CHAT[1] | {'content': '\n'}]},
+        r'messages\[1\].content',
+        r"'\\n'",
+        'a string that is not empty',
+    ),
+    (
+        'chat',
+        {'messages': [CHAT[0] | {'role': 'human'}, CHAT[1]]},
+        r'messages\[0\].role',
+        "'human'",
+        'one of system, user, assistant',
+    ),
+]
+
+
+@pytest.mark.parametrize(('spec', 'row', 'field', 'held', 'wanted'), MALFORMED)
+def test_a_malformed_field_says_file_line_name_value_and_what_it_must_be(
+    write, spec, row, field, held, wanted
+):
+    message = rf"train\.jsonl:1: field '{field}' is {held}, but must be {wanted}"
+    with pytest.raises(UserError, match=message):
+        open_store(write(row, format=spec), 'train')
+
+
+def test_what_an_example_may_leave_empty(write):
+    unanswered = SQUAD | {'answers': {'text': [], 'answer_start': []}}
+    legal = [
+        ('span(unanswerable=True)', unanswered),
+        ('prompt', {'prompt': '', 'response': 'r'}),
+        ('tags', {'tokens': ['a', ' '], 'tags': ['X', None]}),
+        (PAIR, {'p': '', 'h': 'b', 'y': 0}),
+        (CHOICES, ANSWERED | {'label': '1'}),
+    ]
+    for spec, row in legal:
+        assert open_store(write(row, format=spec), 'train').num_tokens
+
+
+@pytest.mark.parametrize(
+    ('classes', 'message'),
+    [
+        ('"a", "b", "a"', "'a' is there twice"),
+        ('0, 1', '0 is no name'),
+        ('"", "a"', "'' is no name"),
+    ],
+)
+def test_names_of_classes_are_different_words(classes, message):
+    with pytest.raises(UserError, match=f'data.format: classes: {message}'):
+        build_format(f'text(classes=({classes}))')
 
 
 @pytest.mark.parametrize(('spec', 'row', 'message'), BAD)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bigmodel.data.pipeline import Batches, open_data, prefetch
+from bigmodel.data.rows import NO_DOCUMENTS
 from bigmodel.errors import UserError
 
 
@@ -15,6 +16,7 @@ class Numbers:
     """Row i is the number i."""
 
     length, num_truncated, labelled, padding_share = 3, 0, False, 0.0
+    documents = NO_DOCUMENTS
 
     def __init__(self, count):
         self.count = count

@@ -117,11 +117,19 @@ BAD_FILES = [
     ('jsonl', b'{"text": "a"}\n{"text": \n', ':2: not JSON'),
     ('jsonl', b'{"text": "a"}\n[1]\n', ':2: a line must be a JSON object'),
     ('jsonl', b'{"txt": "a"}\n{"b": 1}\n', "no field 'text'.*Fields there: "),
-    ('jsonl', b'{"text": 1}\n{"text": 1}\n', "field 'text' is not a string"),
+    ('jsonl', b'{"text": 1}\n{"text": 1}\n', "field 'text' is 1, but must be a string"),
     ('jsonl', b'{"text": "a"}\n{"text": "\xe9"}\n', ':2: byte 10 is not UTF-8'),
     ('jsonl', b'{"text": "\\ud800"}\n{"text": "\\ud800"}\n', 'lone surrogate'),
-    ('jsonl y', b'{"text": "a", "y": 0}\n{"text": "a", "y": -1}\n', ':2: label -1'),
-    ('jsonl y', b'{"text": "a", "y": 0.5}\n', ':1: label 0.5 is neither'),
+    (
+        'jsonl y',
+        b'{"text": "a", "y": 0}\n{"text": "a", "y": -1}\n',
+        ":2: field 'y' is -1, but must be",
+    ),
+    (
+        'jsonl y',
+        b'{"text": "a", "y": 0.5}\n',
+        ":1: field 'y' is 0.5, but must",
+    ),
     ('jsonl y', b'{"text": "a", "y": 0}\n{"text": "a", "y": "b"}\n', 'jsonl:1 and str'),
     ('jsonl z', b'{"text": "a", "y": 0}\n', ":1: no field 'z'.*Fields there: text, y"),
 ]

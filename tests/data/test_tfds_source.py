@@ -97,7 +97,7 @@ BAD = [
         'train',
         "Did you mean 'sentence'.*Fields there: label, other, score, sent",
     ),
-    ('text="score"', 'train', 'is not a string'),
+    ('text="score"', 'train', 'but must be a string'),
     ('text="other", label="score"', 'train', 'is no ClassLabel'),
     ('text="other"', 'validation', 'there are: train, test'),
     ('text="other"', 'train[90:', 'there are: train, test'),
@@ -114,7 +114,7 @@ def test_mistakes_name_what_is_there(build, arguments, split, message):
 def test_an_unlabelled_split_is_refused_when_labels_are_asked_for(make_config, data_dir):
     spec = f'tfds("bigmodel_probe", data_dir={data_dir!r})'
     config = make_config(source=spec, format='text("other", label="label")')
-    with pytest.raises(UserError, match=r'label -1 is outside 0 to 1'):
+    with pytest.raises(UserError, match=r"field 'label' is -1, but must be a class, which"):
         open_data(config, 'test', length=8)
 
 

@@ -1,6 +1,10 @@
 """Scores against scikit-learn, SciPy, seqeval and the cases of SQuAD's script."""
 
+import collections
+import dataclasses
 import math
+import re
+import string
 
 import numpy as np
 import pytest
@@ -112,12 +116,88 @@ def test_answers_are_compared_as_by_squads_script(answer, right, exact, f1) -> N
     assert answers.overlap(answer, right) == pytest.approx(f1)
 
 
+def windows(document, span, score, none, tokens, references=None, **rows) -> Results:
+    """Of rows whose best spans have the sum of logits `score`; none of them has another row unread
+    unless `of_document` says so.
+    """
+    counts = np.bincount(document)[document]
+    rows = {'document': document, 'of_document': counts, 'span': span, 'score': score} | rows
+    rows = {k: np.asarray(v) for k, v in rows.items()}
+    rows |= {'none': np.array(none), 'normaliser': np.full(len(document), 9.0), 'tokens': tokens}
+    found = results(np.zeros((len(document), 2), int), rows.pop('target', span), **rows)
+    return dataclasses.replace(found, references=(references or {}).get) if references else found
+
+
 def test_answers_are_the_text_of_spans() -> None:
     tokens = np.array([list(b'.who? the Ada L.')])
-    found = results([[6, 12]], [[10, 12]], tokens=tokens)
+    found = windows([0], [[6, 12]], [2.0], [1.0], tokens, target=[[10, 12]])
     assert answers.span_exact_match(found) == {'exact_match': 1}
-    found = results([[0, 0]], [[10, 12]], tokens=tokens)
+    found = windows([0], [[6, 12]], [1.0], [1.0], tokens, target=[[10, 12]])
     assert answers.span_f1(found) == {'f1': 0}
+
+
+def test_the_best_span_over_the_windows_of_a_question_wins() -> None:
+    """By hand, as write_predictions of run_squad.py has it: the largest score of a span over all
+    windows, against the smallest score of no answer over all windows.
+    """
+    tokens = np.array([list(b'.ab'), list(b'.cd'), list(b'.ef'), list(b'.gh'), list(b'.ij')])
+    document, span = [0, 1, 0, 2, 1], [[1, 1], [1, 2], [2, 2], [1, 2], [1, 1]]
+    score, none = [3.0, 1.0, 4.0, 0.0, 2.0], [9.0, 5.0, 3.5, -1.0, 6.0]
+    found = answers.per_question(windows(document, span, score, none, tokens))
+    said = [answers.answer(found, i, 'prediction') for i in range(3)]
+    assert said == ['f', '', 'gh']  # 4 > 3.5; 2 < 5; 0 > -1
+    np.testing.assert_allclose(found.rows['confidence'], np.exp([4 - 9.0, 5 - 9.0, 0 - 9.0]))
+    # A question of which a window was not read has no answer yet.
+    found = answers.per_question(
+        windows(document, span, score, none, tokens, of_document=[2, 3, 2, 1, 3])
+    )
+    assert found.rows['document'].tolist() == [0, 2]
+
+
+def squad_script(answer: str, right: list[str]) -> tuple[float, float]:
+    """EM and F1 of evaluate-v2.0.py, which where there is an answer are evaluate-v1.1.py's."""
+
+    def normal(text: str) -> str:
+        text = ''.join(c for c in text.lower() if c not in set(string.punctuation))
+        return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text).split())
+
+    def f1(gold: str) -> float:
+        one, two = normal(gold).split(), normal(answer).split()
+        same = sum((collections.Counter(one) & collections.Counter(two)).values())
+        if not one or not two:
+            return int(one == two)
+        if not same:
+            return 0
+        precision, recall = same / len(two), same / len(one)
+        return 2 * precision * recall / (precision + recall)
+
+    golds = [gold for gold in right if normal(gold)] or ['']
+    return max(float(normal(gold) == normal(answer)) for gold in golds), max(map(f1, golds))
+
+
+def test_several_right_answers_are_scored_as_by_squads_script() -> None:
+    words = ['the', 'Ada', 'L.', 'Byron', 'of', 'an', 'engine', '!']
+    rng, references, texts = np.random.default_rng(0), {}, []
+    for i in range(60):
+        texts.append(' '.join(rng.choice(words, rng.integers(0, 4))))
+        size = rng.integers(1, 4)
+        references[i] = tuple(' '.join(rng.choice(words, rng.integers(0, 4))) for _ in range(size))
+    tokens = np.zeros((60, 40), int)
+    for i, text in enumerate(texts):
+        tokens[i, 1 : 1 + len(text)] = list(text.encode())
+    span = [[1, max(len(text), 1)] for text in texts]
+    none = [0.0 if text else 2.0 for text in texts]
+    found = windows(list(range(60)), span, np.ones(60), none, tokens, references)
+    want = np.mean([squad_script(text, list(references[i])) for i, text in enumerate(texts)], 0)
+    assert answers.span_exact_match(found)['exact_match'] == pytest.approx(want[0])
+    assert answers.span_f1(found)['f1'] == pytest.approx(want[1])
+    assert 0 < want[0] < want[1] < 1
+    # By hand: the second of two right answers, and half of one.
+    one = {0: ('x', 'Ada Byron')}
+    found = windows([0], [[1, 9]], [1.0], [0.0], np.array([list(b'.Ada Byron')]), one)
+    assert answers.span_exact_match(found) == {'exact_match': 1}
+    found = windows([0], [[1, 3]], [1.0], [0.0], np.array([list(b'.Ada Byron')]), one)
+    assert answers.span_f1(found) == {'f1': pytest.approx(2 / 3)}
 
 
 def test_scores_are_chosen_by_what_a_task_predicts() -> None:

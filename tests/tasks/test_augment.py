@@ -5,6 +5,7 @@ import pytest
 
 from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Batches
+from bigmodel.data.rows import NO_DOCUMENTS
 from bigmodel.tasks.augment import flipped, shifted
 from bigmodel.tasks.build import build_task
 
@@ -58,6 +59,7 @@ class Pictures:
     """Rows of images and labels."""
 
     length, num_truncated, labelled, padding_share = 1, 0, True, 0.0
+    documents = NO_DOCUMENTS
 
     def __len__(self) -> int:
         return ROWS

@@ -11,8 +11,11 @@ from ml_collections import ConfigDict
 
 from bigmodel.data.pipeline import open_data
 from bigmodel.errors import UserError
+from bigmodel.scores.answers import overlap, per_question
 from bigmodel.tasks.build import build_task
-from bigmodel.tasks.extractive_qa import best_span
+from bigmodel.tasks.extractive_qa import spans_of
+from bigmodel.training.evaluate import Evaluation, judges_of
+from bigmodel.training.predictions import predictions
 from bigmodel.training.setup import build, resolve
 from bigmodel.training.step import make_train_step
 from experiments import defaults
@@ -32,7 +35,8 @@ def test_losses_are_hugging_faces() -> None:
     assert got['loss'].weight == (golden['classes'] >= 0).sum() > 0
 
     spans = {k: jnp.asarray(golden[k]) for k in ('start', 'end')}
-    spans |= {'candidates': jnp.ones(golden['classes'].shape, int), 'weights': jnp.ones(4)}
+    spans |= {'candidates': jnp.ones(golden['classes'].shape, int)}
+    spans |= {'weights': jnp.ones(4), 'counts': jnp.ones(4)}
     got = build_task('extractive_qa')(fixed_logits(golden['ends']), batch | spans, None)
     # Theirs is the mean of both ends, the paper's the sum.
     assert got['loss'].value() == pytest.approx(2 * golden['span_loss'], rel=1e-5)
@@ -48,7 +52,9 @@ def test_the_best_span_is_that_of_all_pairs() -> None:
     starts, ends = rng.standard_normal((2, 50, 9)).astype(np.float32)
     can = rng.random((50, 9)) < 0.6
     can[:, 0], can[0, 1:] = True, False  # the first row has no context
-    start, end = best_span(*(jnp.where(can, x, -1e30) for x in (starts, ends)), jnp.asarray(can))
+    logits = [jnp.where(can, x, -1e30) for x in (starts, ends)]
+    (start, end), score = spans_of(*logits, jnp.asarray(can))
+    start, end = (x * (score > starts[:, 0] + ends[:, 0]) for x in (start, end))
     answered = 0
     for b in range(50):
         spans = [(i, j) for i in range(1, 9) for j in range(i, 9) if can[b, i] and can[b, j]]
@@ -67,6 +73,7 @@ def test_spans_outside_the_context_cost_and_win_nothing() -> None:
         'end': jnp.array([4]),
         'candidates': jnp.array([[1, 0, 1, 1, 1, 0]]),
         'weights': jnp.ones(1),
+        'counts': jnp.ones(1),
     }
     logits[0, 3, 0] = logits[0, 4, 1] = 1
     metrics = build_task('extractive_qa')(fixed_logits(logits), batch, None)
@@ -164,7 +171,7 @@ QUESTIONS = [
 
 
 def test_spans_are_of_the_answers(tmp_path) -> None:
-    changes = {'data_format': 'span', 'data_packing': 'pad(truncate=True)'}
+    changes = {'data_format': 'span(unanswerable=True)', 'data_packing': 'pad(truncate=True)'}
     batch = made(config_of(tmp_path, QUESTIONS, 'extractive_qa', **changes))
     found = []
     for i in range(len(QUESTIONS)):
@@ -178,6 +185,57 @@ def test_spans_are_of_the_answers(tmp_path) -> None:
         places = np.flatnonzero(batch['candidates'][i])
         assert places[0] == 0
         assert bytes(batch['tokens'][i, places[1:]].astype(np.uint8)) == row['context'].encode()
+
+
+def test_windows_without_the_answer_have_none_or_are_left_out(tmp_path) -> None:
+    changes = {'data_format': 'span(unanswerable=True)', 'data_packing': 'strided(stride=4)'}
+    for row in (long := [dict(row) for row in QUESTIONS[:3]]):
+        row['context'] += '.' * 60
+    learned = made(config_of(tmp_path, long, 'extractive_qa', **changes))
+    # The answers are in the first windows alone, but for that of the last question: there is none.
+    first = np.flatnonzero(learned['elsewhere'] == 0)[:1]
+    assert learned['end'][first] > 0 and learned['elsewhere'][1] == 1
+    assert learned['start'][1] == learned['end'][1] == 0
+    assert learned['weights'].tolist() == [1] * 8
+    task = 'extractive_qa(without="left_out")'
+    out = made(config_of(tmp_path, long, task, **changes))
+    np.testing.assert_array_equal(out['weights'], 1 - out['elsewhere'])
+    assert out['counts'].tolist() == [1] * 8
+    metrics, rows = build_task(task).judge(
+        fixed_logits(np.zeros((8, LENGTH, 2))), {k: jnp.asarray(v) for k, v in out.items()}, None
+    )
+    assert metrics['loss'].weight == (1 - out['elsewhere']).sum() < rows['weight'].sum()
+
+
+def test_questions_are_scored_over_their_windows_by_all_right_answers(tmp_path) -> None:
+    """A line for each question, and F1 of the answers of the file, whatever rows they are in."""
+    rows = []
+    for i in range(9):
+        context = ''.join(np.random.default_rng(i).choice(list('ab '), 20 + 10 * i)) + ' Ada Byron'
+        begin = context.index('Ada')
+        answers = {'text': ['Ada', 'Ada Byron'], 'answer_start': [begin, begin]}
+        rows.append({'question': 'who?', 'context': context, 'answers': answers})
+    changes = {'data_format': 'span', 'data_packing': 'strided(stride=7)', 'model_head': 'span'}
+    config = config_of(tmp_path, rows, 'extractive_qa', **changes)
+    config.evals.validation.scores = ('f1', 'exact_match')
+    setup = build(config)
+    with setup.sharding.active():
+        entry = config.evals.validation
+        entry.batches = 0
+        evaluation = Evaluation(setup, 'validation', entry, judges_of(setup))
+        params = setup.initial_state().params
+        values, results = evaluation.scored(params)
+        lines = list(predictions(evaluation, results))
+        assert [line['index'] for line in lines] == list(range(9)) != results.rows['index'].tolist()
+        assert [line['target'] for line in lines] == ['Ada'] * 9
+        said = [line['prediction'] for line in lines]
+        want = [max(overlap(text, right) for right in ('Ada', 'Ada Byron')) for text in said]
+        assert values['f1'] == pytest.approx(np.mean(want))
+        entry.batches = 1  # of whose questions the last one has more windows
+        values, results = Evaluation(setup, 'x', entry, judges_of(setup)).scored(params)
+        assert len(list(per_question(results).rows['index'])) < len(
+            np.unique(results.rows['document'])
+        )
 
 
 def letters(i: int) -> list[str]:
@@ -212,7 +270,7 @@ PATHS = {
     ),
     'extractive_qa': (
         'span',
-        'span("question", "context", "a", "s")',
+        'span("question", "context", "a", "s", unanswerable=True)',
         lambda i: (
             {
                 'question': '?',
@@ -249,7 +307,7 @@ CLASSES = [
 ]
 LABELLED, SCORED = 'text(label="label")', 'score'
 CHOICES = {'data_format': 'choices("o", question="text")', 'model_head': 'regressor'}
-QA = {'data_format': 'span', 'model_head': 'span'}
+QA = {'data_format': 'span(unanswerable=True)', 'model_head': 'span'}
 
 
 @pytest.mark.parametrize(
@@ -306,7 +364,7 @@ QA = {'data_format': 'span', 'model_head': 'span'}
             CHOICES | {'data_format': LABELLED},
             'needs data.format=choices, which teach choice; not',
         ),
-        ('extractive_qa', QA | {'data_packing': 'windows'}, 'set data.packing=pad, not'),
+        ('extractive_qa', QA | {'data_packing': 'windows'}, 'set data.packing=pad or strided, not'),
         ('extractive_qa', QA | {'model_mask': 'causal'}, 'predicts from both sides'),
         (
             'extractive_qa',

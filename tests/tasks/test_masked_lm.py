@@ -9,6 +9,7 @@ import pytest
 from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Batches
 from bigmodel.data.plain_tokenizers import ByteTokenizer
+from bigmodel.data.rows import NO_DOCUMENTS
 from bigmodel.errors import UserError
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.masked_lm import MaskedLM
@@ -160,6 +161,7 @@ class Rows:
     """Row i has the tokens i, i + 1, …"""
 
     length, num_truncated, labelled, padding_share = 20, 0, False, 0.0
+    documents = NO_DOCUMENTS
 
     def __len__(self) -> int:
         return 48

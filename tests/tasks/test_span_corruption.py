@@ -10,6 +10,7 @@ import pytest
 from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Batches
 from bigmodel.data.plain_tokenizers import ByteTokenizer
+from bigmodel.data.rows import NO_DOCUMENTS
 from bigmodel.errors import UserError
 from bigmodel.models.encoder import Source
 from bigmodel.tasks.build import build_task
@@ -141,6 +142,7 @@ class Texts:
     """Twelve rows, always the same."""
 
     length, num_truncated, padding_share, labelled = 60, 0, 0.0, False
+    documents = NO_DOCUMENTS
 
     def __len__(self) -> int:
         return 12
