@@ -15,6 +15,7 @@ from bigmodel.sweeps.plan import Job, Plan
 from bigmodel.sweeps.preflight import Builder
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import resolve
+from bigmodel.training.signals import Interrupted
 
 OPEN = ('waiting', 'stopped')  # states of runs that somebody has yet to do
 
@@ -60,6 +61,8 @@ def _train(sweep: SweepDir, plan: Plan, job: Job, builder: Builder) -> None:
     print(f'\n=== {job}', flush=True)
     try:
         result = run_to_end(run, config, builder)
+    except Interrupted:  # saved, and no failure
+        raise
     except UserError as e:
         sweep.fail(job, str(e))
         print(f'failed: {e}', flush=True)
