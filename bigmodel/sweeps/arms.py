@@ -24,7 +24,8 @@ class Sweep:
 
     `baseline` is the name of the arm that the others are compared with ('': the first). `metric` is
     'EVALUATION/METRIC'; `better` is 'min' or 'max' ('': as the metric's name says). `budget` is
-    what all arms have alike (sweeps/budgets.py).
+    what all arms have alike (sweeps/budgets.py), `prune` when a run that loses is ended
+    (sweeps/pruning.py), which the baseline's never is.
     """
 
     arms: Sequence[Arm]
@@ -33,6 +34,7 @@ class Sweep:
     metric: str = 'validation/loss'
     better: str = ''
     budget: str = 'config'
+    prune: str = 'none'
 
 
 def grid(factors: Mapping[str, Sequence[Any]]) -> Arms:

@@ -5,6 +5,7 @@ ARM/seedN/            a run directory for each arm and seed
 jobs/ARM.seedN.lock   held by the worker that trains it
 jobs/ARM.seedN.json   why a run failed
 logs/worker-I.log     what a worker said
+studies.journal       what the runs told of themselves, where losing ones are pruned
 """
 
 import contextlib
@@ -64,6 +65,7 @@ class SweepDir:
         self.path = path
         self.plan = path / 'sweep.json'
         self.logs = path / 'logs'
+        self.studies = path / 'studies.journal'
         self._jobs = path / 'jobs'
 
     def run_dir(self, job: Job) -> pathlib.Path:

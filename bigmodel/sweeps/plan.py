@@ -65,6 +65,7 @@ class Plan:
     base: Mapping[str, Any]  # the config that arms change
     arms: tuple[PlannedArm, ...]
     machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # where it was checked
+    prune: str = 'none'
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -156,6 +157,7 @@ def read_plan(path_and_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> P
         seeds=tuple(found.seeds),
         base=config_lib.to_dict(base),
         arms=arms,
+        prune=found.prune,
     )
 
 

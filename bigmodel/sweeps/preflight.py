@@ -15,6 +15,7 @@ from bigmodel.errors import UserError
 from bigmodel.sweeps.budgets import build_budget
 from bigmodel.sweeps.folder import SweepDir
 from bigmodel.sweeps.plan import Plan, PlannedArm
+from bigmodel.sweeps.pruning import build_pruning
 from bigmodel.training.programs import program_of
 from bigmodel.training.progress import watched
 from bigmodel.training.rundir import RunDir
@@ -57,6 +58,7 @@ def preflight(plan: Plan) -> Plan:
 
     arms = build_budget(plan.budget).even(plan, count)
     _refuse_twins(plan, arms)
+    build_pruning(plan.prune).check(plan, arms)
     machine = {
         'platform': jax.default_backend(),
         'devices': jax.device_count(),

@@ -33,7 +33,8 @@ def table(plan: Plan, jobs: Sequence[Job], workers: int) -> str:
         f'{len(arms)} arms ({"* is" if plan.baseline in there else "without"} the baseline), '
         f'{len(jobs)} runs, {programs} programs to compile, {_short(flops)}FLOP; roughly '
         f'{duration(seconds)} of training on {workers} workers',
-        f'compared by {plan.metric} ({plan.better} is better), budget {plan.budget}',
+        f'compared by {plan.metric} ({plan.better} is better), budget {plan.budget}, '
+        f'prune {plan.prune}',
     ]
     return '\n'.join(lines)
 

@@ -74,13 +74,13 @@ def test_a_sweep_is_its_runs_alone(swept, tmp_path) -> None:
 def test_nothing_is_done_twice_and_failures_wait(swept, monkeypatch) -> None:
     plan, sweep = swept
     trained = []
-    monkeypatch.setattr(worker, '_train', lambda sweep, plan, job, builder: trained.append(job))
+    monkeypatch.setattr(worker, '_train', lambda *args: trained.append(args[2]))
     done, failed, held = plan.jobs[:3]
     sweep.run_dir(done).mkdir(parents=True)
     (sweep.run_dir(done) / 'result.json').write_text('{"stopped_early": ""}')
     sweep.fail(failed, 'the loss is nan')
 
-    def train(sweep: SweepDir, plan: Plan, job: Job, builder: object) -> None:
+    def train(sweep: SweepDir, plan: Plan, job: Job, *rest: object) -> None:
         trained.append(job)
         sweep.fail(job, 'done, for this test')
 
