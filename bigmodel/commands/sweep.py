@@ -9,7 +9,7 @@ import time
 from bigmodel.commands.launchers import LAUNCHERS
 from bigmodel.commands.open_run import ROOT, config_path
 from bigmodel.errors import UserError, unknown
-from bigmodel.sweeps.folder import SweepDir
+from bigmodel.sweeps.folder import ENDED, SweepDir
 from bigmodel.sweeps.plan import Job, Plan, read_plan, selected, sweep_name
 from bigmodel.sweeps.status import status
 
@@ -50,6 +50,8 @@ def _list(plan: Plan, jobs: tuple[Job, ...]) -> int:
     for name in names:
         changes = ', '.join(f'{k}={v}' for k, v in plan.arm(name).changes.items())
         print(f'{name:<{width}}  {changes or "the config as it is"}')
+    for key, values in plan.search.get('space', {}).items():
+        print(f'{key}: {", ".join(f"{k} {v}" for k, v in values.items())}')
     return 0
 
 
@@ -58,16 +60,20 @@ def _preflight(args: argparse.Namespace, sweep: SweepDir) -> int:
     from bigmodel import devices
     from bigmodel.sweeps.local import num_workers
     from bigmodel.sweeps.preflight import check_runs, preflight
+    from bigmodel.sweeps.search import adding, with_found
     from bigmodel.sweeps.table import table
 
     plan = read_plan(_config(args), args.overrides)
     jobs = selected(plan, args.arms, args.seeds)
     devices.configure(plan.base['sharding']['host_devices'], 1)
     plan = preflight(plan)
-    check_runs(sweep, plan)
-    sweep.write_plan(plan)
+    with adding(sweep):
+        plan = with_found(sweep, plan)
+        check_runs(sweep, plan)
+        sweep.write_plan(plan)
     machine = plan.machine
-    workers = num_workers(args.workers, machine['platform'], machine['devices'], len(jobs))
+    most = len(jobs) + _to_come(args, plan)
+    workers = num_workers(args.workers, machine['platform'], machine['devices'], most)
     print(f'{plan.name}: {plan.question}\n\n{table(plan, jobs, workers)}', flush=True)
     return 0
 
@@ -85,7 +91,12 @@ def _launch(args: argparse.Namespace, sweep: SweepDir) -> int:
         for job in jobs:
             sweep.forgive(job)
     left = [job for job in jobs if sweep.state(job).state in ('waiting', 'stopped')]
-    return launcher(plan, jobs, left)
+    return launcher(plan, jobs, left, _to_come(args, plan))
+
+
+def _to_come(args: argparse.Namespace, plan: Plan) -> int:
+    """Arms that a search is to find: none where arms or seeds are chosen."""
+    return 0 if args.arms or args.seeds else plan.to_come
 
 
 def _plan_apart(args: argparse.Namespace) -> int:
@@ -115,7 +126,7 @@ def _be_worker(args: argparse.Namespace, sweep: SweepDir) -> int:
     jobs = selected(plan, args.arms, args.seeds)
     devices.configure(plan.base['sharding']['host_devices'], 1)
     try:
-        work(sweep, jobs, index, count)
+        work(sweep, jobs, index, count, search=not (args.arms or args.seeds))
     except Interrupted as e:
         print(e, flush=True)
         return 128 + e.signum
@@ -130,14 +141,15 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def _show_status(sweep: SweepDir, follow: bool) -> int:
-    plan = sweep.read_plan()
     while True:
+        plan = sweep.read_plan()
         text = status(plan, sweep.states(plan))
         if not follow:
             print(text)
             return 0
         print(f'\x1b[2J\x1b[H{sweep.path}  {time.strftime("%H:%M:%S")}\n\n{text}', flush=True)
-        if not any(run.state in ('running', 'waiting', 'stopped') for run in sweep.states(plan)):
+        left = [run for run in sweep.states(plan) if run.state not in ENDED]
+        if not left and not plan.to_come:
             return 0
         time.sleep(2)
 

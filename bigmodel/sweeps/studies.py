@@ -10,6 +10,7 @@ from typing import Any
 from bigmodel.sweeps.folder import PRUNED, SweepDir
 from bigmodel.sweeps.optional import optuna
 from bigmodel.sweeps.plan import Job, Plan
+from bigmodel.sweeps.preflight import Builder
 from bigmodel.sweeps.pruning import build_pruning
 from bigmodel.training.progress import Watched, watched
 from bigmodel.training.rundir import RunDir
@@ -27,13 +28,17 @@ class NoStudies:
     def tell(self, job: Job, run: RunDir, failed: str = '') -> None:
         """Takes note of a run that has ended, and how if badly ('fail', or 'lost' by its arm)."""
 
+    def ask(self, builder: Builder) -> tuple[Job, ...]:
+        """More runs; () when there are to be no more."""
+        return ()
+
 
 class Studies(NoStudies):
     """The studies of a sweep."""
 
     def __init__(self, sweep: SweepDir, plan: Plan) -> None:
         journal = optuna('prune').storages.journal
-        self._plan = plan
+        self._sweep, self._plan = sweep, plan
         self._pruning = build_pruning(plan.prune)
         self._studies: dict[int, Any] = {}
         self._storage = optuna('prune').storages.JournalStorage(
@@ -66,7 +71,7 @@ class Studies(NoStudies):
 
     def tell(self, job: Job, run: RunDir, failed: str = '') -> None:
         states = optuna('prune').trial.TrialState
-        values = [value for _, value in self._metric().values(run.metrics)]
+        values = [] if failed else [v for _, v in self._metric().values(run.metrics)]
         state = {'fail': states.FAIL, 'lost': states.PRUNED}.get(failed, states.COMPLETE)
         if self._frozen(job).user_attrs.get(ENDED):
             state = states.PRUNED
@@ -101,9 +106,15 @@ class Studies(NoStudies):
                 if frozen.user_attrs.get(RUN) == str(job):
                     return frozen
             study.add_trial(
-                optuna('prune').trial.create_trial(state=states.RUNNING, user_attrs={RUN: str(job)})
+                optuna('prune').trial.create_trial(
+                    state=states.RUNNING, user_attrs={RUN: str(job)}, **self._entries(job)
+                )
             )
         raise AssertionError(f'{job} was added and is not there')
+
+    def _entries(self, job: Job) -> dict[str, Any]:
+        """What else a new trial of a run has."""
+        return {}
 
 
 def open_studies(sweep: SweepDir, plan: Plan) -> NoStudies:

@@ -13,7 +13,8 @@ from bigmodel.inference.run_to_end import run_to_end
 from bigmodel.sweeps.folder import SweepDir
 from bigmodel.sweeps.plan import Job, Plan
 from bigmodel.sweeps.preflight import Builder
-from bigmodel.sweeps.studies import NoStudies, open_studies
+from bigmodel.sweeps.search import open_search
+from bigmodel.sweeps.studies import NoStudies
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import resolve
 from bigmodel.training.signals import Interrupted
@@ -21,16 +22,22 @@ from bigmodel.training.signals import Interrupted
 OPEN = ('waiting', 'stopped')  # states of runs that somebody has yet to do
 
 
-def work(sweep: SweepDir, jobs: Sequence[Job], index: int, count: int) -> None:
-    """Trains what is open of `jobs`, until nothing is that nobody works on.
+def work(sweep: SweepDir, jobs: Sequence[Job], index: int, count: int, search: bool = True) -> None:
+    """Trains what is open of `jobs`, until nothing is that nobody works on; then, with `search`,
+    what a search proposes.
 
     A run that fails is recorded and leaves the others alone. Raises Interrupted after a signal.
     """
     plan, builder = sweep.read_plan(), Builder()
-    studies = open_studies(sweep, plan)
+    studies = open_search(sweep, plan)
     turns = in_turn(plan, jobs, index, count)
-    while any([_try(sweep, plan, job, builder, studies) for job in turns]):
-        pass  # what another worker left may be open again
+    while True:
+        while any([_try(sweep, plan, job, builder, studies) for job in turns]):
+            pass  # what another worker left may be open again
+        found = studies.ask(builder) if search else ()
+        if not found:
+            return
+        plan, turns = sweep.read_plan(), [*found, *turns]
 
 
 def _try(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoStudies) -> bool:

@@ -130,6 +130,8 @@ def test_a_metric_that_is_not_logged_is_named(studies) -> None:
     run.metrics.write_text(run.metrics.read_text().replace('loss', 'losses'))
     with pytest.raises(UserError, match=r"evals.validation has no 'loss'. Did you mean 'losses'"):
         opened.reason_to_stop(plan.jobs[0], run)
+    opened.tell(plan.jobs[0], run, 'lost')
+    assert opened.of(0).get_trials()[0].state.name == 'PRUNED'
 
 
 def test_a_sweep_ends_its_loser(write, tmp_path) -> None:
