@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 
+from bigmodel.commands.launchers import LAUNCHERS
 from bigmodel.commands.open_run import ROOT, config_path
-from bigmodel.errors import UserError
-from bigmodel.sweeps.folder import RunState, SweepDir, metric_of
+from bigmodel.errors import UserError, unknown
+from bigmodel.sweeps.folder import ENDED, SweepDir
 from bigmodel.sweeps.plan import Job, Plan, read_plan, selected, sweep_name
-from bigmodel.sweeps.status import status, summary
+from bigmodel.sweeps.status import status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--follow', action='store_true', help='--status again and again')
     parser.add_argument('--workers', type=int, default=0, help='processes; 0: one a core or GPU')
     parser.add_argument('--retry-failed', action='store_true', help='run failed arms again')
+    parser.add_argument('--launcher', default='local', help=f'of workers: {", ".join(LAUNCHERS)}')
+    parser.add_argument('--slurm', default='', help="'partition=gpu time=60 gpus_per_node=1'")
     parser.add_argument('--worker', default='', help='be worker I of N of --workdir: 0/4')
 
 
@@ -47,6 +50,8 @@ def _list(plan: Plan, jobs: tuple[Job, ...]) -> int:
     for name in names:
         changes = ', '.join(f'{k}={v}' for k, v in plan.arm(name).changes.items())
         print(f'{name:<{width}}  {changes or "the config as it is"}')
+    for key, values in plan.search.get('space', {}).items():
+        print(f'{key}: {", ".join(f"{k} {v}" for k, v in values.items())}')
     return 0
 
 
@@ -55,23 +60,28 @@ def _preflight(args: argparse.Namespace, sweep: SweepDir) -> int:
     from bigmodel import devices
     from bigmodel.sweeps.local import num_workers
     from bigmodel.sweeps.preflight import check_runs, preflight
+    from bigmodel.sweeps.search import adding, with_found
     from bigmodel.sweeps.table import table
 
     plan = read_plan(_config(args), args.overrides)
     jobs = selected(plan, args.arms, args.seeds)
     devices.configure(plan.base['sharding']['host_devices'], 1)
     plan = preflight(plan)
-    check_runs(sweep, plan)
-    sweep.write_plan(plan)
+    with adding(sweep):
+        plan = with_found(sweep, plan)
+        check_runs(sweep, plan)
+        sweep.write_plan(plan)
     machine = plan.machine
-    workers = num_workers(args.workers, machine['platform'], machine['devices'], len(jobs))
+    most = len(jobs) + _to_come(args, plan)
+    workers = num_workers(args.workers, machine['platform'], machine['devices'], most)
     print(f'{plan.name}: {plan.question}\n\n{table(plan, jobs, workers)}', flush=True)
     return 0
 
 
 def _launch(args: argparse.Namespace, sweep: SweepDir) -> int:
-    from bigmodel.sweeps import local
-
+    if args.launcher not in LAUNCHERS:
+        raise unknown('--launcher', args.launcher, LAUNCHERS)
+    launcher = LAUNCHERS[args.launcher](args, sweep)
     code = _plan_apart(args)
     if code:
         return code
@@ -81,28 +91,12 @@ def _launch(args: argparse.Namespace, sweep: SweepDir) -> int:
         for job in jobs:
             sweep.forgive(job)
     left = [job for job in jobs if sweep.state(job).state in ('waiting', 'stopped')]
-    if left:
-        machine = plan.machine
-        platform, devices = machine['platform'], machine['devices']
-        count = local.num_workers(args.workers, platform, devices, len(left))
-        environments = [local.environment(i, count, platform, devices) for i in range(count)]
-        chosen = [f'--arms={args.arms}', f'--seeds={args.seeds}']
-        print(f'\n{len(left)} of {len(jobs)} runs to do; logs in {sweep.logs}', flush=True)
-        watch = Watch(sweep, plan)
-        arguments = [f'--workdir={sweep.path}', *chosen]
-        code = local.launch(arguments, sweep.logs, environments, watch)
-        watch()
-    runs = [sweep.state(job) for job in jobs]
-    print(f'\n{summary(plan, runs)}')
-    if code >= 128:
-        print(f'stopped; the same command goes on in {sweep.path}', flush=True)
-        return code
-    print(f'report: python launch.py report {sweep.path}')
-    if all(run.state in ('done', 'pruned') for run in runs):
-        return 0
-    if any(run.state == 'failed' for run in runs):
-        print('failed runs are tried again with --retry-failed')
-    return code or 1
+    return launcher(plan, jobs, left, _to_come(args, plan))
+
+
+def _to_come(args: argparse.Namespace, plan: Plan) -> int:
+    """Arms that a search is to find: none where arms or seeds are chosen."""
+    return 0 if args.arms or args.seeds else plan.to_come
 
 
 def _plan_apart(args: argparse.Namespace) -> int:
@@ -114,32 +108,6 @@ def _plan_apart(args: argparse.Namespace) -> int:
     given = [f'--{name}={value}' for name in options if (value := getattr(args, name))]
     command = [sys.executable, str(ROOT / 'launch.py'), 'sweep', '--plan', *given, *overrides]
     return subprocess.run(command, check=False).returncode
-
-
-class Watch:
-    """Says what has changed since it was last called."""
-
-    def __init__(self, sweep: SweepDir, plan: Plan) -> None:
-        self._sweep, self._plan = sweep, plan
-        self._said = {run.job for run in sweep.states(plan) if run.state != 'waiting'}
-
-    def __call__(self) -> None:
-        """Prints a line for each run that has ended."""
-        runs = self._sweep.states(self._plan)
-        for run in runs:
-            if run.state in ('done', 'pruned', 'failed') and run.job not in self._said:
-                self._said.add(run.job)
-                value = run.error or _value(self._plan, run)
-                print(
-                    f'{run.job!s:<40} {run.state}  {value}   [{summary(self._plan, runs)}]',
-                    flush=True,
-                )
-
-
-def _value(plan: Plan, run: RunState) -> str:
-    found = metric_of(run.records, plan.metric)
-    seconds = run.result['seconds']
-    return f'{plan.metric} {found[-1][1]:.4f} in {seconds:.0f} s' if found else f'{seconds:.0f} s'
 
 
 def _be_worker(args: argparse.Namespace, sweep: SweepDir) -> int:
@@ -158,7 +126,7 @@ def _be_worker(args: argparse.Namespace, sweep: SweepDir) -> int:
     jobs = selected(plan, args.arms, args.seeds)
     devices.configure(plan.base['sharding']['host_devices'], 1)
     try:
-        work(sweep, jobs, index, count)
+        work(sweep, jobs, index, count, search=not (args.arms or args.seeds))
     except Interrupted as e:
         print(e, flush=True)
         return 128 + e.signum
@@ -173,14 +141,15 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def _show_status(sweep: SweepDir, follow: bool) -> int:
-    plan = sweep.read_plan()
     while True:
+        plan = sweep.read_plan()
         text = status(plan, sweep.states(plan))
         if not follow:
             print(text)
             return 0
         print(f'\x1b[2J\x1b[H{sweep.path}  {time.strftime("%H:%M:%S")}\n\n{text}', flush=True)
-        if not any(run.state in ('running', 'waiting', 'stopped') for run in sweep.states(plan)):
+        left = [run for run in sweep.states(plan) if run.state not in ENDED]
+        if not left and not plan.to_come:
             return 0
         time.sleep(2)
 

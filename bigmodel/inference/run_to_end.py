@@ -8,7 +8,7 @@ from bigmodel.data.atomic import write_json
 from bigmodel.data.formats import build_format
 from bigmodel.errors import UserError
 from bigmodel.inference.generate import Sampling, beginning, generate
-from bigmodel.training.loop import train
+from bigmodel.training.loop import never, train
 from bigmodel.training.restore import learned_length, refusal
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup, build, resolve
@@ -17,9 +17,15 @@ from bigmodel.training.state import State
 Build = Callable[[ConfigDict], Setup]
 
 
-def run_to_end(run: RunDir, config: ConfigDict, build: Build = build) -> dict[str, Any]:
+def run_to_end(
+    run: RunDir,
+    config: ConfigDict,
+    build: Build = build,
+    reason_to_stop: Callable[[RunDir], str] = never,
+) -> dict[str, Any]:
     """Trains `config` (resuming what is there) and writes the result, which is returned.
 
+    After evaluations `reason_to_stop` is asked whether the run should end; '' means to go on.
     Raises Interrupted after a signal, and UserError for a config that cannot run or that the
     directory's run does not have.
     """
@@ -31,7 +37,7 @@ def run_to_end(run: RunDir, config: ConfigDict, build: Build = build) -> dict[st
     if config.sample:  # a prompt that cannot be shows before hours of training
         format = build_format(config.data.format)
         beginning(setup.task, setup.data.tokenizer, config.sample, format)
-    state, result = train(setup, run)
+    state, result = train(setup, run, reason_to_stop)
     if config.sample:
         _write_sample(setup, state, run)
     write_json(run.result, result)  # last: its presence says that the run is finished

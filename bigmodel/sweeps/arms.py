@@ -6,33 +6,46 @@ literal dicts, put together by `chain` and `cross`; the key 'name' names an arm.
 
 import dataclasses
 import itertools
-import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigmodel.errors import UserError
+from bigmodel.sweeps.spaces import Choice, Numbers, Space, Whole
 
 Arm = Mapping[str, Any]
 Arms = tuple[dict[str, Any], ...]
-Draw = Callable[[random.Random], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """So many arms with values of `space`, each proposed by `sampler` (sweeps/search.py) from what
+    those before it came to.
+    """
+
+    trials: int = 0
+    space: Mapping[str, Space] = dataclasses.field(default_factory=dict)
+    sampler: str = 'tpe'
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Arms, each run once a seed, and how they are compared.
+    """Arms, each run once a seed, and how they are compared. A search adds arms as it goes.
 
     `baseline` is the name of the arm that the others are compared with ('': the first). `metric` is
     'EVALUATION/METRIC'; `better` is 'min' or 'max' ('': as the metric's name says). `budget` is
-    what all arms have alike (sweeps/budgets.py).
+    what all arms have alike (sweeps/budgets.py), `prune` when a run that loses is ended
+    (sweeps/pruning.py), which the baseline's never is.
     """
 
-    arms: Sequence[Arm]
+    arms: Sequence[Arm] = ({'name': 'base'},)
     seeds: Sequence[int] = (0,)
     baseline: str = ''
     metric: str = 'validation/loss'
     better: str = ''
     budget: str = 'config'
+    prune: str = 'none'
+    search: Search = dataclasses.field(default_factory=Search)
 
 
 def grid(factors: Mapping[str, Sequence[Any]]) -> Arms:
@@ -72,7 +85,7 @@ def cross(*groups: Sequence[Arm]) -> Arms:
     return tuple(found)
 
 
-def sample(count: int, space: Mapping[str, Draw], seed: int = 0) -> Arms:
+def sample(count: int, space: Mapping[str, Space], seed: int = 0) -> Arms:
     """`count` arms with random values: `{'optimizer.learning_rate': log_uniform(1e-4, 1e-2)}`.
 
     The same seed gives the same arms, and more of them begin with the same ones.
@@ -80,32 +93,27 @@ def sample(count: int, space: Mapping[str, Draw], seed: int = 0) -> Arms:
     if count < 1:
         raise UserError(f'sample: count={count} must be at least 1')
     draw = random.Random(seed)
-    return tuple({key: value(draw) for key, value in space.items()} for _ in range(count))
+    return tuple({key: values.draw(draw) for key, values in space.items()} for _ in range(count))
 
 
-def uniform(low: float | int, high: float | int) -> Draw:
+def uniform(low: float | int, high: float | int) -> Space:
     """A number between `low` and `high`, to three digits."""
-    _check_range(low < high, low, high)
-    return lambda draw: _rounded(draw.uniform(low, high))
+    return Numbers(low, high)
 
 
-def log_uniform(low: float | int, high: float | int) -> Draw:
+def log_uniform(low: float | int, high: float | int) -> Space:
     """A number whose logarithm is uniform, to three digits."""
-    _check_range(0 < low < high, low, high)
-    return lambda draw: _rounded(math.exp(draw.uniform(math.log(low), math.log(high))))
+    return Numbers(low, high, log=True)
 
 
-def integer(low: int, high: int) -> Draw:
+def integer(low: int, high: int) -> Space:
     """A whole number from `low` to `high`, both included."""
-    _check_range(low <= high, low, high)
-    return lambda draw: draw.randint(low, high)
+    return Whole(low, high)
 
 
-def choice(*values: Any) -> Draw:
+def choice(*values: Any) -> Space:
     """One of the values."""
-    if not values:
-        raise UserError('choice: it needs values')
-    return lambda draw: draw.choice(values)
+    return Choice(values)
 
 
 def _check_values(factors: Mapping[str, Sequence[Any]]) -> None:
@@ -114,15 +122,6 @@ def _check_values(factors: Mapping[str, Sequence[Any]]) -> None:
             raise UserError(f'{key}: give a tuple of values, not {values!r}')
         if not values:
             raise UserError(f'{key}: there are no values')
-
-
-def _check_range(holds: bool, low: float | int, high: float | int) -> None:
-    if not holds:
-        raise UserError(f'no numbers can be drawn between {low} and {high}')
-
-
-def _rounded(number: float | int) -> float:
-    return float(f'{number:.3g}')
 
 
 def _listed(lengths: Mapping[str, int]) -> str:

@@ -4,7 +4,9 @@ sweep.json            the plan
 ARM/seedN/            a run directory for each arm and seed
 jobs/ARM.seedN.lock   held by the worker that trains it
 jobs/ARM.seedN.json   why a run failed
+jobs/search.lock      held by the worker that adds an arm to the plan
 logs/worker-I.log     what a worker said
+studies.journal       what the runs told of themselves, where losing ones are pruned
 """
 
 import contextlib
@@ -24,6 +26,7 @@ from bigmodel.training.writers import read_jsonl
 
 # What a run can be; 'stopped' was begun and nobody goes on with it now.
 STATES = ('done', 'pruned', 'running', 'stopped', 'waiting', 'failed')
+ENDED = ('done', 'pruned', 'failed')
 PRUNED = 'pruned'  # how the reason begins for which a run ended early
 
 
@@ -64,7 +67,9 @@ class SweepDir:
         self.path = path
         self.plan = path / 'sweep.json'
         self.logs = path / 'logs'
+        self.studies = path / 'studies.journal'
         self._jobs = path / 'jobs'
+        self.searching = self._jobs / 'search.lock'
 
     def run_dir(self, job: Job) -> pathlib.Path:
         """Of one arm and seed."""

@@ -33,6 +33,11 @@ def arm_names(arms: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
+def trial_name(number: int, values: Mapping[str, Any]) -> str:
+    """Of an arm of a search: '007,learning_rate=0.01,rope'."""
+    return _safe(f'{number:03},{_name(values, _labels(list(values), [values]))}')
+
+
 def _text(arm: Mapping[str, Any], key: str) -> str:
     return repr(arm[key]) if key in arm else ''
 

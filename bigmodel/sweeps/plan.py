@@ -15,8 +15,9 @@ from typing import Any
 from bigmodel import config as config_lib
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, nearest, unknown
-from bigmodel.sweeps.arms import Sweep
+from bigmodel.sweeps.arms import Search, Sweep
 from bigmodel.sweeps.names import arm_names
+from bigmodel.sweeps.spaces import as_text
 from bigmodel.training.progress import watched
 
 SET_BY_SWEEPS = ('baselines', 'sample', 'sharding.host_devices')
@@ -65,11 +66,23 @@ class Plan:
     base: Mapping[str, Any]  # the config that arms change
     arms: tuple[PlannedArm, ...]
     machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # where it was checked
+    prune: str = 'none'
+    search: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # trials, space, sampler
 
     @property
     def jobs(self) -> tuple[Job, ...]:
         """Every run: all arms with the first seed, then with the second, and so on."""
         return tuple(Job(arm.name, seed) for seed in self.seeds for arm in self.arms)
+
+    @property
+    def asked(self) -> int:
+        """How many arms a search has found."""
+        return sum('trial' in arm.facts for arm in self.arms)
+
+    @property
+    def to_come(self) -> int:
+        """How many arms a search has yet to find."""
+        return max(0, self.search.get('trials', 0) - self.asked)
 
     def arm(self, name: str) -> PlannedArm:
         """The arm of this name."""
@@ -156,6 +169,8 @@ def read_plan(path_and_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> P
         seeds=tuple(found.seeds),
         base=config_lib.to_dict(base),
         arms=arms,
+        prune=found.prune,
+        search=_search(found.search),
     )
 
 
@@ -189,11 +204,6 @@ def selected(plan: Plan, patterns: str = '', seeds: str = '') -> tuple[Job, ...]
     return jobs
 
 
-def as_text(value: Any) -> str:
-    """A value of the config as a command line has it."""
-    return value if isinstance(value, str) else repr(value)
-
-
 def _check(sweep: Sweep, path: str) -> None:
     if not sweep.arms:
         raise UserError(f'{path}: sweep() has no arms')
@@ -202,6 +212,31 @@ def _check(sweep: Sweep, path: str) -> None:
     for arm in sweep.arms:
         if 'seed' in arm:
             raise UserError(f"{path}: an arm sets 'seed'; give Sweep(seeds=(0, 1, 2)) instead")
+    if sweep.search != Search():
+        _check_search(sweep, path)
+
+
+def _check_search(sweep: Sweep, path: str) -> None:
+    search = sweep.search
+    if search.trials < 1 or not search.space:
+        raise UserError(f'{path}: search needs trials=N and a space of keys')
+    if len(sweep.seeds) > 1:
+        raise UserError(
+            f'{path}: a search tries each arm with one seed, not {len(sweep.seeds)}; compare the '
+            f'best arms over seeds in another sweep'
+        )
+    if sweep.budget != 'config':
+        raise UserError(f"{path}: a search has budget='config', not {sweep.budget!r}")
+    if 'seed' in search.space:
+        raise UserError(f'{path}: the seed is none of search.space; give Sweep(seeds=(1,)) instead')
+
+
+def _search(search: Search) -> dict[str, Any]:
+    """As a plan holds it; empty where there is none."""
+    if search == Search():
+        return {}
+    space = {key: values.to_json() for key, values in search.space.items()}
+    return {'trials': search.trials, 'sampler': search.sampler, 'space': space}
 
 
 def _question(doc: str) -> str:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import random
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +17,9 @@ from bigmodel.errors import UserError
 from bigmodel.sweeps.budgets import build_budget
 from bigmodel.sweeps.folder import SweepDir
 from bigmodel.sweeps.plan import Plan, PlannedArm
+from bigmodel.sweeps.pruning import build_pruning
+from bigmodel.sweeps.samplers import build_sampler
+from bigmodel.sweeps.spaces import as_text, from_json
 from bigmodel.training.programs import program_of
 from bigmodel.training.progress import watched
 from bigmodel.training.rundir import RunDir
@@ -47,16 +52,10 @@ def preflight(plan: Plan) -> Plan:
     are the same.
     """
     builder = Builder()
-
-    def count(arm: PlannedArm) -> dict[str, Any]:
-        try:
-            return _facts(plan, arm, builder)
-        except UserError as e:
-            text = str(e).removeprefix(f'arm {arm.name}: ')
-            raise UserError(f'arm {arm.name}: {text}') from e
-
-    arms = build_budget(plan.budget).even(plan, count)
+    arms = build_budget(plan.budget).even(plan, partial(_count, plan, builder))
     _refuse_twins(plan, arms)
+    ends = tuple(check_arm(plan, arm, builder) for arm in _ends_of_space(plan))
+    build_pruning(plan.prune).check(plan, (*arms, *ends))
     machine = {
         'platform': jax.default_backend(),
         'devices': jax.device_count(),
@@ -66,10 +65,39 @@ def preflight(plan: Plan) -> Plan:
     return dataclasses.replace(plan, arms=arms, machine=machine)
 
 
+def check_arm(plan: Plan, arm: PlannedArm, builder: Builder) -> PlannedArm:
+    """An arm of a search with its facts; raises UserError, which names it, when it cannot run."""
+    return dataclasses.replace(arm, facts=_count(plan, builder, arm))
+
+
+def _ends_of_space(plan: Plan) -> list[PlannedArm]:
+    """Of a search, arms with one value at an end of its range and the others somewhere in theirs.
+
+    Raises UserError where there is a search and it cannot go on.
+    """
+    if not plan.search:
+        return []
+    build_sampler(plan.search['sampler'])
+    space = {key: from_json(plain) for key, plain in plan.search['space'].items()}
+    draw = random.Random(0)
+    some = {key: as_text(values.draw(draw)) for key, values in space.items()}
+    ends = ((key, as_text(end)) for key, values in space.items() for end in values.ends())
+    return [PlannedArm(f'of the search, {key}={end}', some | {key: end}) for key, end in ends]
+
+
 def check_runs(sweep: SweepDir, plan: Plan) -> None:
     """Raises UserError when the directory has a run of another config than the plan's."""
     for job in plan.jobs:
         RunDir(sweep.run_dir(job)).check(resolve(plan.config(plan.arm(job.arm), job.seed)))
+
+
+def _count(plan: Plan, builder: Builder, arm: PlannedArm) -> dict[str, Any]:
+    """The facts of an arm; raises UserError, which names it, when it cannot run."""
+    try:
+        return _facts(plan, arm, builder)
+    except UserError as e:
+        text = str(e).removeprefix(f'arm {arm.name}: ')
+        raise UserError(f'arm {arm.name}: {text}') from e
 
 
 def _facts(plan: Plan, arm: PlannedArm, builder: Builder) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bigmodel.sweeps.folder import STATES, RunState, metric_of
+from bigmodel.sweeps.folder import ENDED, STATES, RunState, metric_of
 from bigmodel.sweeps.plan import Plan
 
 
@@ -20,6 +20,7 @@ def summary(plan: Plan, runs: Sequence[RunState]) -> str:
     counts = {state: sum(run.state == state for run in runs) for state in STATES}
     words = ', '.join(f'{n} {state}' for state, n in counts.items() if n)
     left = seconds_left(plan, runs)
+    words += f', {plan.to_come} to be found' if plan.to_come else ''
     return words + (f'; about {duration(left)} left' if left else '')
 
 
@@ -30,8 +31,9 @@ def seconds_left(plan: Plan, runs: Sequence[RunState]) -> float:
     seconds = {run.job: _seconds(run) for run in runs}
     worked = sum(flops[job] * share for job, share in done.items() if seconds[job])
     spent = sum(seconds.values())
-    ended = ('done', 'pruned', 'failed')
-    left = sum(flops[r.job] * (1 - done[r.job]) for r in runs if r.state not in ended)
+    left = sum(flops[r.job] * (1 - done[r.job]) for r in runs if r.state not in ENDED)
+    mean = sum(flops.values()) / len(flops)
+    left += plan.to_come * mean
     workers = sum(run.state == 'running' for run in runs)
     return left * spent / worked / max(workers, 1) if worked and workers else 0.0
 

@@ -28,12 +28,14 @@ def table(plan: Plan, jobs: Sequence[Job], workers: int) -> str:
     programs = len({arm.facts['program'] for arm in arms})
     seconds = sum(_seconds(plan, job.arm) for job in jobs) / workers
     flops = sum(plan.arm(job.arm).facts['flops'] for job in jobs)
+    found = f', and {plan.to_come} that a search is to find' if plan.to_come else ''
     lines += [
         '',
         f'{len(arms)} arms ({"* is" if plan.baseline in there else "without"} the baseline), '
         f'{len(jobs)} runs, {programs} programs to compile, {_short(flops)}FLOP; roughly '
-        f'{duration(seconds)} of training on {workers} workers',
-        f'compared by {plan.metric} ({plan.better} is better), budget {plan.budget}',
+        f'{duration(seconds)} of training on {workers} workers{found}',
+        f'compared by {plan.metric} ({plan.better} is better), budget {plan.budget}, '
+        f'prune {plan.prune}',
     ]
     return '\n'.join(lines)
 

@@ -13,6 +13,8 @@ from bigmodel.inference.run_to_end import run_to_end
 from bigmodel.sweeps.folder import SweepDir
 from bigmodel.sweeps.plan import Job, Plan
 from bigmodel.sweeps.preflight import Builder
+from bigmodel.sweeps.search import open_search
+from bigmodel.sweeps.studies import NoStudies
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import resolve
 from bigmodel.training.signals import Interrupted
@@ -20,18 +22,25 @@ from bigmodel.training.signals import Interrupted
 OPEN = ('waiting', 'stopped')  # states of runs that somebody has yet to do
 
 
-def work(sweep: SweepDir, jobs: Sequence[Job], index: int, count: int) -> None:
-    """Trains what is open of `jobs`, until nothing is that nobody works on.
+def work(sweep: SweepDir, jobs: Sequence[Job], index: int, count: int, search: bool = True) -> None:
+    """Trains what is open of `jobs`, until nothing is that nobody works on; then, with `search`,
+    what a search proposes.
 
     A run that fails is recorded and leaves the others alone. Raises Interrupted after a signal.
     """
     plan, builder = sweep.read_plan(), Builder()
+    studies = open_search(sweep, plan)
     turns = in_turn(plan, jobs, index, count)
-    while any([_try(sweep, plan, job, builder) for job in turns]):
-        pass  # what another worker left may be open again
+    while True:
+        while any([_try(sweep, plan, job, builder, studies) for job in turns]):
+            pass  # what another worker left may be open again
+        found = studies.ask(builder) if search else ()
+        if not found:
+            return
+        plan, turns = sweep.read_plan(), [*found, *turns]
 
 
-def _try(sweep: SweepDir, plan: Plan, job: Job, builder: Builder) -> bool:
+def _try(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoStudies) -> bool:
     """Whether this worker had to do the run, and has."""
     if sweep.state(job).state not in OPEN:
         return False
@@ -39,7 +48,7 @@ def _try(sweep: SweepDir, plan: Plan, job: Job, builder: Builder) -> bool:
         # Somebody may have done it between the look and the claim.
         if not ours or RunDir(sweep.run_dir(job)).result.exists():
             return False
-        _train(sweep, plan, job, builder)
+        _train(sweep, plan, job, builder, studies)
         return True
 
 
@@ -55,20 +64,23 @@ def in_turn(plan: Plan, jobs: Sequence[Job], index: int, count: int) -> list[Job
     return [*own, *(job for job in jobs if job not in own)]
 
 
-def _train(sweep: SweepDir, plan: Plan, job: Job, builder: Builder) -> None:
+def _train(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoStudies) -> None:
     run = RunDir(sweep.run_dir(job))
     config = resolve(plan.config(plan.arm(job.arm), job.seed))
     print(f'\n=== {job}', flush=True)
     try:
-        result = run_to_end(run, config, builder)
-    except Interrupted:
+        result = run_to_end(run, config, builder, lambda run: studies.reason_to_stop(job, run))
+    except Interrupted:  # saved, and no failure
         raise
     except UserError as e:
         sweep.fail(job, str(e))
+        studies.tell(job, run, 'lost')
         print(f'failed: {e}', flush=True)
     except Exception as e:  # one arm must not stop the others
         details = traceback.format_exc()
         sweep.fail(job, f'{type(e).__name__}: {e}', details)
+        studies.tell(job, run, 'fail')
         print(details, flush=True)
     else:
-        print(f'done in {result["seconds"]:.0f} s', flush=True)
+        studies.tell(job, run)
+        print(result['stopped_early'] or f'done in {result["seconds"]:.0f} s', flush=True)

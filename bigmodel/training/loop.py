@@ -26,9 +26,17 @@ from bigmodel.training.step import make_train_step
 from bigmodel.training.writers import draw_loss, read_jsonl
 
 
-def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
+def never(run: RunDir) -> str:
+    """No reason to end a run before `num_steps`."""
+    return ''
+
+
+def train(
+    setup: Setup, run: RunDir, reason_to_stop: Callable[[RunDir], str] = never
+) -> tuple[State, dict[str, Any]]:
     """Trains to `num_steps` (resuming what is there); returns the state and what came out.
 
+    After evaluations `reason_to_stop` is asked whether the run should end; '' means to go on.
     Raises Interrupted when SIGINT or SIGTERM asked to stop, after saving.
     """
     config = setup.config
@@ -71,8 +79,11 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
                 gzip = evaluations[name].data.store.gzip_bits_per_byte
                 log.evaluation(step, name, values, gzip)
 
+        def reason() -> str:
+            return patient.reason_to_stop(run.metrics) or reason_to_stop(run)
+
         # Read back, so that a run that was killed decides as one that was not.
-        found, ended = best.best(run.metrics), patient.reason_to_stop(run.metrics)
+        found, ended = best.best(run.metrics), reason()
 
         # 5. Steps. The host reads the metrics of a step while the device runs the next.
         batches = prefetch(setup.data.batches, start, start if ended else config.num_steps)
@@ -84,7 +95,7 @@ def train(setup: Setup, run: RunDir) -> tuple[State, dict[str, Any]]:
             due = [n for n, e in config.evals.items() if step % e.every == 0 or last]
             evaluate_due(step, due)
             if due:
-                found, ended = best.best(run.metrics), patient.reason_to_stop(run.metrics)
+                found, ended = best.best(run.metrics), reason()
             is_best = found.step == step
             if step % config.checkpoint.every == 0 or last or stop or ended or is_best:
                 log.flush()

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bigmodel import config as config_lib
@@ -49,15 +49,21 @@ class Watched:
     def best(self, path: pathlib.Path) -> Best:
         """Of the records of a metrics.jsonl; the first of equals. NaN is never better."""
         found, sign = Best(), 1 if self.better == 'max' else -1
+        for step, value in self.values(path):
+            first = not found.step and not math.isnan(value)
+            if first or sign * (value - found.value) > self.least:
+                found = Best(step, value)
+            else:
+                found = dataclasses.replace(found, since=found.since + 1)
+        return found
+
+    def values(self, path: pathlib.Path) -> Iterator[tuple[int, float]]:
+        """(step, value) of each evaluation in a metrics.jsonl, in order; raises UserError where one
+        does not have the metric.
+        """
         for record in read_jsonl(path) if self.metric else ():
             if record['split'] == self.evaluation:
-                value = self._value(record)
-                first = not found.step and not math.isnan(value)
-                if first or sign * (value - found.value) > self.least:
-                    found = Best(record['step'], value)
-                else:
-                    found = dataclasses.replace(found, since=found.since + 1)
-        return found
+                yield record['step'], self._value(record)
 
     def told(self, best: Best) -> dict[str, Any] | None:
         """What result.json says of it."""

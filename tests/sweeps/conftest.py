@@ -12,7 +12,19 @@ BASE = """
 More words.
 '''
 
-from bigmodel.sweeps.arms import Sweep, chain, cross, grid, sample, zipped
+from bigmodel.sweeps.arms import (
+    Search,
+    Sweep,
+    chain,
+    choice,
+    cross,
+    grid,
+    integer,
+    log_uniform,
+    sample,
+    uniform,
+    zipped,
+)
 from experiments import defaults
 
 

@@ -1,0 +1,137 @@
+"""The launcher `slurm`: workers as a job array, by submitit."""
+
+import contextlib
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bigmodel import config as config_lib
+from bigmodel.errors import UserError, nearest
+from bigmodel.sweeps.local import GRACE, ROOT
+
+# What --slurm may set: options of sbatch, with '_' for '-'; `time` and `signal_delay_s` are
+# submitit's, in minutes and in seconds.
+OPTIONS = (
+    'account',
+    'array_parallelism',
+    'comment',
+    'constraint',
+    'cpus_per_gpu',
+    'cpus_per_task',
+    'dependency',
+    'exclude',
+    'exclusive',
+    'gpus_per_node',
+    'gpus_per_task',
+    'gres',
+    'job_name',
+    'mail_type',
+    'mail_user',
+    'mem',
+    'mem_per_cpu',
+    'mem_per_gpu',
+    'nodelist',
+    'partition',
+    'qos',
+    'signal_delay_s',
+    'time',
+    'wckey',
+)
+TIMES = 100  # that a job is queued again because its time was over
+NUMBERS = ('array_parallelism', 'signal_delay_s', 'time', 'cpus_per_task', 'cpus_per_gpu')
+
+
+class Worker:
+    """One task of the array: `launch.py sweep …` in a process of its own.
+
+    Before its time is over, or when another job takes its place, it saves and is queued again.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = tuple(arguments)
+        self._process: subprocess.Popen | None = None
+
+    def __call__(self) -> int:
+        """Works until nothing is left; raises where the worker ended badly."""
+        command = [sys.executable, str(ROOT / 'launch.py'), 'sweep', *self.arguments]
+        # SLURM warns every process of the job alike; this one says what to do about it.
+        self._process = subprocess.Popen(command, preexec_fn=_ignore_warning)
+        while self._process.poll() is None:  # a blocking wait would lock out that of `checkpoint`
+            time.sleep(0.5)
+        code = self._process.returncode
+        if code:
+            raise RuntimeError(f'the worker ended with exit code {code}')
+        return code
+
+    def checkpoint(self) -> Any:
+        """Called by submitit when the job is about to end: what is queued in its place."""
+        import submitit
+
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE)
+        return submitit.helpers.DelayedSubmission(Worker(self.arguments))
+
+
+def options(text: str) -> dict[str, Any]:
+    """Of `--slurm='partition=gpu time=60'`; raises UserError for one that is none."""
+    given: dict[str, Any] = dict(config_lib.pairs(text, '--slurm'))
+    for key, value in given.items():
+        if key not in OPTIONS:
+            raise UserError(
+                f'--slurm has no option {key!r}.{nearest(key, OPTIONS)} '
+                f'Options: {", ".join(OPTIONS)}'
+            )
+        if key in NUMBERS:
+            if not value.isdecimal():
+                unit = {'time': ' of minutes', 'signal_delay_s': ' of seconds'}.get(key, '')
+                raise UserError(f'--slurm: {key}={value} must be a whole number{unit}')
+            given[key] = int(value)
+    if 'time' not in given:
+        raise UserError(
+            "--launcher=slurm needs --slurm='time=MINUTES', of each job, and what else "
+            f'your cluster asks for, such as partition=. Options: {", ".join(OPTIONS)}'
+        )
+    return given
+
+
+def executor(folder: pathlib.Path, given: dict[str, Any]) -> Any:
+    """Of submitit, which writes its scripts and logs to `folder`; raises UserError where submitit
+    or SLURM is missing.
+    """
+    try:
+        import submitit
+    except ImportError as e:
+        raise UserError('--launcher=slurm needs submitit: pip install submitit') from e
+    try:
+        found = submitit.SlurmExecutor(folder, max_num_timeout=TIMES)
+    except RuntimeError as e:  # no srun
+        raise UserError(
+            '--launcher=slurm: this machine has no SLURM (srun is not there); start the sweep on a '
+            'login node, or give each worker its share by hand: --worker=I/N'
+        ) from e
+    found.update_parameters(setup=[f'export PYTHONPATH={ROOT}:$PYTHONPATH'], **given)
+    return found
+
+
+def submit(executor: Any, arguments: Sequence[str], count: int) -> list[str]:
+    """Queues `launch.py sweep *arguments --worker=I/N` for each of `count` workers; returns the ids
+    of their jobs. Raises UserError with what sbatch says when it refuses.
+    """
+    import submitit
+
+    workers = [Worker([*arguments, f'--worker={i}/{count}']) for i in range(count)]
+    try:
+        jobs = executor.submit_array(workers)
+    except submitit.core.utils.FailedJobError as e:
+        raise UserError(f'--launcher=slurm: sbatch refused: {e}') from e
+    return [job.job_id for job in jobs]
+
+
+def _ignore_warning() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
