@@ -2,20 +2,20 @@
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigmodel import config as config_lib
 from bigmodel.errors import UserError, nearest, unknown
-from bigmodel.sweeps.folder import RunState, SweepDir, metric_of
+from bigmodel.sweeps.folder import PRUNED, RunState, SweepDir, metric_of
 from bigmodel.sweeps.names import arm_names
-from bigmodel.sweeps.plan import Job, Plan
+from bigmodel.sweeps.plan import SET_BY_SWEEPS, Job, Plan
 from bigmodel.training.progress import watched
 
-SAME = ('name', 'seed')  # keys that do not make another arm
+SAME = ('name', 'seed', *SET_BY_SWEEPS)  # keys that do not make another arm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,25 @@ class Run:
         return self.curve[-1][1] if self.curve else math.nan
 
     @property
+    def step(self) -> int:
+        """Of `value`; 0 where there is none yet."""
+        return self.curve[-1][0] if self.curve else 0
+
+    @property
+    def outcome(self) -> str:
+        """Its state; 'failed' also where it ended without a finite value."""
+        return 'failed' if self.state == 'done' and not math.isfinite(self.value) else self.state
+
+    @property
+    def reason(self) -> str:
+        """The first line of why it failed."""
+        if self.error or self.outcome != 'failed':
+            return self.error.partition('\n')[0]
+        return (
+            f'ended with the metric at {self.value}' if self.curve else 'ended without the metric'
+        )
+
+    @property
     def flops(self) -> float:
         """Training FLOPs that it has spent."""
         return float(self.facts.get('flops_per_token', 0)) * self.facts['tokens']
@@ -52,7 +71,7 @@ class Arm:
     @functools.cached_property
     def done(self) -> dict[int, Run]:
         """The finished ones that have a value, by seed: only these are compared."""
-        return {r.seed: r for r in self.runs if r.state == 'done' and not math.isnan(r.value)}
+        return {r.seed: r for r in self.runs if r.outcome == 'done'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +109,7 @@ class Gathered:
 
 
 def gather(folders: Sequence[pathlib.Path], metric: str = '', baseline: str = '') -> Gathered:
-    """What is in the directory of a sweep, or in several of runs (or of folders of them).
+    """What is in the directory of a sweep, or in several, or in those of runs (or of folders).
 
     `metric` and `baseline` take the place of the sweep's. Raises UserError for a directory of
     neither, a metric that no run has, and a baseline that is no arm.
@@ -98,20 +117,19 @@ def gather(folders: Sequence[pathlib.Path], metric: str = '', baseline: str = ''
     if len(folders) == 1 and SweepDir(folders[0]).plan.exists():
         found = _of_sweep(SweepDir(folders[0]), metric)
     else:
-        found = _of_runs([run for folder in folders for run in _runs_in(folder)], metric)
+        found = _of_runs(folders, metric)
     names = [arm.name for arm in found.arms]
     if baseline and baseline not in names:
         raise unknown('baseline', baseline, names)
-    found = dataclasses.replace(found, baseline=baseline or found.baseline)
-    _check_metric(found)
-    return found
+    return dataclasses.replace(found, baseline=baseline or found.baseline)
 
 
 def _of_sweep(sweep: SweepDir, metric: str) -> Gathered:
     plan = sweep.read_plan()
-    metric, better = _direction(metric or plan.metric, plan.better if not metric else '')
+    states = sweep.states(plan)
+    metric, better = _direction(metric or plan.metric, plan.better if not metric else '', states)
     by_arm: dict[str, list[Run]] = {arm.name: [] for arm in plan.arms}
-    for state in sweep.states(plan):
+    for state in states:
         by_arm[state.job.arm].append(_run(state, metric))
     arms = tuple(Arm(arm.name, arm.values, tuple(by_arm[arm.name])) for arm in plan.arms)
     return Gathered(
@@ -127,47 +145,90 @@ def _of_sweep(sweep: SweepDir, metric: str) -> Gathered:
 
 
 def _commands(plan: Plan, where: pathlib.Path) -> tuple[str, ...]:
-    import shlex
-
     whole = ['python', 'launch.py', 'sweep', f'--config={plan.source}', f'--workdir={where}']
     whole += [f'--config.{key}={text}' for key, text in plan.overrides]
     return tuple(map(shlex.join, [whole, *(plan.command(job) for job in plan.jobs)]))
 
 
-def _of_runs(paths: Sequence[pathlib.Path], metric: str) -> Gathered:
-    metric, better = _direction(metric or 'validation/loss', '')
-    configs = []
-    for path in paths:
-        keys = dict(config_lib.flatten(json.loads((path / 'config.json').read_text())))
-        configs.append({k: tuple(v) if isinstance(v, list) else v for k, v in keys.items()})
+def _of_runs(folders: Sequence[pathlib.Path], metric: str) -> Gathered:
+    """Runs of several places: those whose configs are alike, but for the seed, are an arm."""
+    plans = [SweepDir(path).read_plan() for path in folders if SweepDir(path).plan.exists()]
+    states = [state for folder in folders for state in _runs_in(folder)]
+    metric, better = _direction(
+        metric or (plans[0].metric if plans else 'validation/loss'),
+        plans[0].better if plans and not metric else '',
+        states,
+    )
+    arms = _arms_of(states, metric)
+    wanted = plans[0].baseline if plans else ''
+    bases = [state.path for state in states if state.job.arm == wanted] or [states[0].path]
+    name = next(arm.name for arm in arms if any(run.path == bases[0] for run in arm.runs))
+    titles = dict.fromkeys([plan.name for plan in plans] or [path.name for path in folders])
+    return Gathered(
+        title=', '.join(titles),
+        question=' '.join(dict.fromkeys(plan.question for plan in plans)),
+        metric=metric,
+        better=better,
+        baseline=name,
+        budget='config',
+        arms=arms,
+        commands=(),
+    )
+
+
+def _arms_of(states: Sequence[RunState], metric: str) -> tuple[Arm, ...]:
+    configs = [_flat(state.path) for state in states]
     keys = dict.fromkeys(key for flat in configs for key in flat if key not in SAME)
     varied = [k for k in keys if len({repr(flat.get(k)) for flat in configs}) > 1]
     changes = [{k: flat.get(k, '') for k in varied} for flat in configs]
     different = list({repr(change): change for change in changes}.values())
     names = dict(zip(map(repr, different), arm_names(different), strict=True))
     by_arm: dict[str, list[Run]] = {name: [] for name in names.values()}
-    for path, flat, change in zip(paths, configs, changes, strict=True):
+    for state, flat, change in zip(states, configs, changes, strict=True):
         name = names[repr(change)]
-        done = (path / 'result.json').exists()
-        state = RunState(Job(name, flat['seed']), path, 'done' if done else 'stopped')
-        by_arm[name].append(_run(state, metric))
-    arms = tuple(
+        job = Job(name, flat['seed'])
+        by_arm[name].append(_run(dataclasses.replace(state, job=job), metric))
+    return tuple(
         Arm(names[repr(change)], change, tuple(by_arm[names[repr(change)]])) for change in different
     )
-    title = ' and '.join(dict.fromkeys(str(flat['name']) for flat in configs[:3]))
-    return Gathered(title, '', metric, better, arms[0].name, 'config', arms, ())
 
 
-def _runs_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The directory of a run itself, or all in a folder of runs or of sweeps."""
+def _flat(run: pathlib.Path) -> dict[str, Any]:
+    file = run / 'config.json'
+    flat = dict(config_lib.flatten(config_lib.read_json(file)))
+    if not {'seed', 'name', 'num_steps'} <= set(flat):
+        raise UserError(f'{file} is no config of a run: it lacks seed, name or num_steps')
+    return flat
+
+
+def _runs_in(folder: pathlib.Path) -> list[RunState]:
+    """The run of a directory itself, or all runs in a sweep, or in a folder of either."""
     if not folder.is_dir():
         raise UserError(f'{folder} is no directory')
     if (folder / 'config.json').exists():
-        return [folder]
-    found = sorted(path.parent for path in folder.glob('**/config.json'))
-    if not found:
+        return [_alone(folder)]
+    sweeps = [SweepDir(path.parent) for path in sorted(folder.glob('**/sweep.json'))]
+    begun = [
+        state
+        for sweep in sweeps
+        for state in sweep.states(sweep.read_plan())
+        if (state.path / 'config.json').exists()
+    ]
+    found = {path.parent for path in folder.glob('**/config.json')}
+    found -= {state.path for state in begun}
+    states = begun + [_alone(path) for path in sorted(found)]
+    if not states:
         raise UserError(f'{folder} holds neither a sweep nor runs: there is no config.json in it')
-    return found
+    return states
+
+
+def _alone(path: pathlib.Path) -> RunState:
+    """A run that no sweep made; its arm is named later."""
+    state = RunState(Job('', 0), path, 'done')
+    if not (path / 'result.json').exists():
+        return dataclasses.replace(state, state='stopped')
+    early = str(state.result.get('stopped_early', ''))
+    return dataclasses.replace(state, state='pruned' if early.startswith(PRUNED) else 'done')
 
 
 def _run(state: RunState, metric: str) -> Run:
@@ -189,30 +250,34 @@ def _run(state: RunState, metric: str) -> Run:
     )
 
 
-def _direction(metric: str, better: str) -> tuple[str, str]:
-    """The metric's name, and which way it is better; 'validation/x: better=max' says it."""
+def _direction(metric: str, better: str, states: Sequence[RunState]) -> tuple[str, str]:
+    """The metric's name, and which way it is better; 'validation/x: better=max' says it.
+
+    Raises UserError for a metric that no run has logged and none will.
+    """
+    name = metric.partition(':')[0].strip()
+    _check_logged(name, states)
     text = f'{metric}: better={better}' if better else metric
-    evaluation = metric.partition('/')[0]
-    found = watched(text, [evaluation], '--metric', patience=False)
+    found = watched(text, [name.partition('/')[0]], '--metric', patience=False)
     return f'{found.evaluation}/{found.metric}', found.better
 
 
-def _check_metric(found: Gathered) -> None:
-    begun = [run for run in found.runs if run.facts['steps']]
-    if not begun or any(run.curve for run in found.runs):
+def _check_logged(metric: str, states: Sequence[RunState]) -> None:
+    begun = [state for state in states if state.records]
+    if not begun or any(metric_of(state.records, metric) for state in states):
         return
-    there = sorted(set(_logged(run.path for run in begun[:8])))
-    if any(name.partition('/')[0] == found.metric.partition('/')[0] for name in there):
-        raise UserError(
-            f'no run has logged {found.metric!r}.{nearest(found.metric, there)} '
-            f'Logged: {", ".join(there)}'
-        )
-
-
-def _logged(paths: Iterable[pathlib.Path]) -> Iterable[str]:
-    from bigmodel.training.writers import read_jsonl
-
-    hidden = ('step', 'split', 'seconds', 'tokens_per_second')
-    for path in paths:
-        for record in read_jsonl(path / 'metrics.jsonl'):
-            yield from (f'{record["split"]}/{key}' for key in record if key not in hidden)
+    logged = {
+        f'{record["split"]}/{key}'
+        for state in begun
+        for record in state.records
+        for key in record
+        if key not in ('step', 'split', 'seconds', 'tokens_per_second')
+    }
+    evaluation = metric.partition('/')[0]
+    awaited = any(evaluation in config['evals'] for s in begun if 'evals' in (config := s.config))
+    if awaited and not any(name.startswith(f'{evaluation}/') for name in logged):
+        return  # its first evaluation is still to come
+    there = sorted(logged)
+    raise UserError(
+        f'no run has logged {metric!r}.{nearest(metric, there)} Logged: {", ".join(there)}'
+    )

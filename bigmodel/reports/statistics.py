@@ -14,10 +14,19 @@ from collections.abc import Sequence
 from scipy import stats
 
 from bigmodel.reports.gathered import Arm, Gathered
+from bigmodel.reports.noise import LEVEL, Noise, seeds_needed
 
 FEWEST = 3  # seeds: with two, the 95 % interval is 12.7 standard errors wide on each side
-LEVEL = 0.05
-VERDICTS = ('baseline', 'better', 'worse', 'within noise', 'too few seeds', 'not finished')
+VERDICTS = (
+    'baseline',
+    'better',
+    'worse',
+    'within noise',
+    'too few seeds',
+    'pruned',
+    'failed',
+    'not finished',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +46,12 @@ class Compared:
     high: float
     q: float
     verdict: str
+
+    def needed(self, known: Noise) -> int:
+        """Seeds that would show a difference of this size 4 times of 5; 0 where that is unknown."""
+        if not self.difference or math.isnan(self.difference) or not known.paired > 0:
+            return 0
+        return seeds_needed(abs(self.difference) / known.paired)
 
 
 def compare(found: Gathered) -> list[Compared]:
@@ -66,7 +81,7 @@ def _compared(
     if arm.name == found.baseline:
         return Compared(arm, mean, deviation(values), len(values), *[math.nan] * 4, 'baseline')
     if not values:
-        verdict = 'not finished'
+        verdict = _unfinished(arm)
     elif len(differences) < FEWEST:
         verdict = 'too few seeds'
     elif q < LEVEL:
@@ -76,6 +91,14 @@ def _compared(
     return Compared(
         arm, mean, deviation(values), len(differences), difference, low, high, q, verdict
     )
+
+
+def _unfinished(arm: Arm) -> str:
+    """Why an arm has no value: pruned or failed once all of its runs have ended, one of them so."""
+    states = {run.outcome for run in arm.runs}
+    if states & {'running', 'stopped', 'waiting'}:
+        return 'not finished'
+    return 'pruned' if 'pruned' in states else 'failed'
 
 
 def _paired(arm: Arm, base: dict[int, float]) -> list[float]:
@@ -102,48 +125,3 @@ def interval(values: Sequence[float], level: float = 1 - LEVEL) -> tuple[float, 
 def deviation(values: Sequence[float]) -> float:
     """Sample standard deviation; NaN of fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else math.nan
-
-
-def noise_floor(compared: Sequence[Compared]) -> float:
-    """The median of the arms' standard deviations over seeds: a diverging arm does not move it."""
-    known = [c.deviation for c in compared if not math.isnan(c.deviation)]
-    return statistics.median(known) if known else math.nan
-
-
-def verdict(found: Gathered, compared: Sequence[Compared]) -> str:
-    """The answer in a sentence or two."""
-    finished = [c for c in compared if not math.isnan(c.mean)]
-    if not finished:
-        return 'No arm has finished yet.'
-    best = max(finished, key=lambda c: found.sign * c.mean)
-    base = next(c for c in compared if c.verdict == 'baseline')
-    metric = found.metric
-    if math.isnan(base.mean):
-        return (
-            f'The baseline {found.baseline} has not finished, so nothing is compared yet; best so '
-            f'far is {best.arm.name} with {metric} {best.mean:.4f}.'
-        )
-    better = [c for c in compared if c.verdict == 'better']
-    if better:
-        top = max(better, key=lambda c: found.sign * c.difference)
-        return (
-            f'{top.arm.name} is better than {found.baseline}: {metric} {top.mean:.4f} against '
-            f'{base.mean:.4f}, a difference of {top.difference:+.4f} (95 % interval '
-            f'{top.low:+.4f} to {top.high:+.4f}, {top.seeds} seeds). '
-            f'Of all {len(compared) - 1} arms compared with it: {_counts(compared)}.'
-        )
-    if all(c.verdict in ('too few seeds', 'not finished', 'baseline') for c in compared):
-        return (
-            f'Too few seeds for a verdict ({FEWEST} are needed): by its mean {best.arm.name} is '
-            f'best with {metric} {best.mean:.4f}, {found.baseline} has {base.mean:.4f}.'
-        )
-    return (
-        f'No arm is distinguishably better than {found.baseline} ({metric} {base.mean:.4f}): '
-        f'{_counts(compared)}. Best by its mean is {best.arm.name} with {best.mean:.4f}.'
-    )
-
-
-def _counts(compared: Sequence[Compared]) -> str:
-    """'2 better, 1 worse'."""
-    counts = {name: sum(c.verdict == name for c in compared) for name in VERDICTS[1:]}
-    return ', '.join(f'{n} {name}' for name, n in counts.items() if n)
