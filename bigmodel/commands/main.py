@@ -24,6 +24,10 @@ COMMANDS = {
         'what the arms of a sweep say together: verdict, table, pictures',
         'runs/positions',
     ),
+    'diff': (
+        'what differs between two runs, or two configs',
+        'runs/quickstart runs/other',
+    ),
     'evaluate': ('metrics of a checkpoint', '--workdir=runs/quickstart --split=test'),
     'label': (
         'pseudo-labels: examples that a checkpoint is sure of, as data to train on',
