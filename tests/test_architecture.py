@@ -36,9 +36,10 @@ LEVELS = {
     'inference': 5,
     'sweeps': 6,
     'reports': 7,
-    'commands': 8,
+    'laws': 8,
+    'commands': 9,
 }
-LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'sharding', 'specs'}
+LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'peaks', 'sharding', 'specs'}
 
 
 def package(parts: tuple[str, ...]) -> str:

@@ -28,6 +28,11 @@ COMMANDS = {
         'what differs between two runs, or two configs',
         'runs/quickstart runs/other',
     ),
+    'scaling': (
+        'a scaling law of runs of several sizes and lengths, with a picture',
+        'runs/scaling',
+    ),
+    'size': ('how large a model, on how many tokens', '--gpu-hours=100 --gpu=h100 --mfu=0.4'),
     'evaluate': ('metrics of a checkpoint', '--workdir=runs/quickstart --split=test'),
     'label': (
         'pseudo-labels: examples that a checkpoint is sure of, as data to train on',

@@ -1,0 +1,1 @@
+"""Scaling laws: loss by parameters and tokens, fitted to runs, and what it advises."""
