@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bigmodel.laws.law import Law
-from bigmodel.laws.parametric import Problem, distinct
+from bigmodel.laws.parametric import Problem, distinct, one_thread
 from bigmodel.laws.points import Points
 from bigmodel.laws.profiles import Power, budgets, powers, profile
 
@@ -16,7 +16,8 @@ TRIES = 20  # resamples for each that has enough sizes and tokens
 def laws(points: Points, law: Law, count: int, seed: int = 0) -> list[Law]:
     """Laws fitted to `count` resamples of the runs, each begun at that of all runs."""
     problems = map(Problem, _resamples(points, count, seed))
-    return [problem.law(problem.solve([problem.coefficients(law)])) for problem in problems]
+    with one_thread():
+        return [problem.law(problem.solve([problem.coefficients(law)])) for problem in problems]
 
 
 def _resamples(points: Points, count: int, seed: int) -> Iterator[Points]:

@@ -79,7 +79,9 @@ def _optima(ax: Any, found: Scaling) -> None:
     ax.scatter(p.flops, p.params, s=14, color='0.6', label='runs')
     drawn = [d.optimum(flops)[0] for d in found.draws if d.alpha > 0 and d.beta > 0]
     if drawn:
-        low, high = np.array([bootstrap.interval(column) for column in np.transpose(drawn)]).T
+        low, high = np.array(
+            [bootstrap.interval(column) for column in np.transpose(drawn).tolist()]
+        ).T
         ax.fill_between(flops, low, high, color='tab:blue', alpha=0.15)
     ax.plot(flops, law.optimum(flops)[0], color='tab:blue', label=f'law: C^{law.exponent:.2f}')
     if found.powers:

@@ -46,11 +46,10 @@ def read_points(folders: Sequence[pathlib.Path], metric: str = '', counts: str =
     """
     if counts not in COUNTS:
         raise UserError(f'--params={counts}: choose {" or ".join(COUNTS)}')
+    if metric:
+        _check_nats(metric)
     found = gather(folders, metric)
-    if found.metric.split('/')[1] not in LOSSES:
-        raise UserError(
-            f'{found.metric} is no loss in nats a token; give --metric=EVALUATION/nll or /loss'
-        )
+    _check_nats(found.metric)
     runs = [run for arm in found.arms for run in arm.done.values() if math.isfinite(run.value)]
     _check(runs, found)
     return Points(
@@ -63,6 +62,13 @@ def read_points(folders: Sequence[pathlib.Path], metric: str = '', counts: str =
         vocab_size=max(int(run.facts.get('vocab_size', 0)) for run in runs),
         skipped=sum(run.state != 'done' for run in found.runs),
     )
+
+
+def _check_nats(metric: str) -> None:
+    if metric.partition('/')[2].partition('/')[0] not in LOSSES:
+        raise UserError(
+            f'{metric} is no loss in nats a token; give --metric=EVALUATION/nll or EVALUATION/loss'
+        )
 
 
 def _check(runs: Sequence[Run], found: Gathered) -> None:
