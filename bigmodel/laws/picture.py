@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use('Agg')
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from bigmodel.laws import bootstrap
 from bigmodel.laws.profiles import budgets
@@ -24,6 +25,7 @@ def draw(found: Scaling, path: pathlib.Path) -> None:
     _errors(axes[2], found)
     for ax in axes:
         ax.grid(alpha=0.3)
+        ax.xaxis.set_minor_formatter(NullFormatter())  # of less than a decade they would overlap
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -66,6 +68,7 @@ def _by_tokens(ax: Any, found: Scaling) -> None:
     span = np.log(lengths[-1] / lengths[0]) or 1.0
     where = 0.9 * np.log(p.tokens / lengths[0]) / span
     ax.scatter(p.params, p.loss, c=plt.cm.viridis(where), s=22)
+    ax.margins(y=0.2)  # room for the legend
 
 
 def _colours(count: int) -> Any:
