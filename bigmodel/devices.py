@@ -9,6 +9,7 @@ import time
 import jax
 
 from bigmodel.config import cache_dir
+from bigmodel.peaks import PEAK_FLOPS
 
 # glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX.
 KEEP_FREED_MEMORY = {-1: 2**31 - 1, -4: 0, -8: 1}
@@ -18,17 +19,6 @@ QUICK_COMPILE = {
     'xla_backend_optimization_level': 0,
     'xla_llvm_disable_expensive_passes': True,
     'xla_cpu_use_fusion_emitters': False,
-}
-# Dense peak FLOP/s of one device in bfloat16, from the vendors' data sheets.
-PEAK_FLOPS = {
-    'NVIDIA A100': 312e12,
-    'NVIDIA H100': 989e12,
-    'NVIDIA H200': 989e12,
-    'NVIDIA B200': 2250e12,
-    'TPU v4': 275e12,
-    'TPU v5 lite': 197e12,
-    'TPU v5p': 459e12,
-    'TPU v6 lite': 918e12,
 }
 
 

@@ -39,7 +39,7 @@ LEVELS = {
     'laws': 8,
     'commands': 9,
 }
-LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'sharding', 'specs'}
+LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'peaks', 'sharding', 'specs'}
 
 
 def package(parts: tuple[str, ...]) -> str:

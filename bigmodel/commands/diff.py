@@ -2,19 +2,22 @@
 
 import argparse
 
+from bigmodel.commands.open_run import config_path
 from bigmodel.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `diff`."""
-    parser.add_argument('two', nargs='*', help='two run directories, or two config files')
+    """What is compared."""
+    parser.add_argument('sides', nargs='*', help='two run directories, or config files FILE[:ARG]')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints it."""
-    from bigmodel.reports.difference import difference
+    """Prints the differences."""
+    from bigmodel.reports.pair import differences
 
-    if len(args.two) != 2 or args.config or args.workdir:
-        raise UserError('diff needs two runs or two config files: diff runs/a runs/b')
-    print(difference(*args.two))
+    if len(args.sides) != 2:
+        raise UserError('diff needs two run directories, or two config files: diff A B')
+    if args.config or args.workdir or args.overrides:
+        raise UserError('diff compares what is there: give two directories or files alone')
+    print(differences(*map(config_path, args.sides)))
     return 0

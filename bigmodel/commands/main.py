@@ -25,14 +25,14 @@ COMMANDS = {
         'runs/positions',
     ),
     'diff': (
-        'what differs between two runs or configs, and in their metrics',
-        'runs/positions/rope/seed0 runs/positions/alibi/seed0',
+        'what differs between two runs, or two configs',
+        'runs/quickstart runs/other',
     ),
     'scaling': (
-        'a scaling law of the runs of a sweep over sizes and tokens',
+        'a scaling law of runs of several sizes and lengths, with a picture',
         'runs/scaling',
     ),
-    'size': ('how large a model, on how many tokens, for a budget', '--flops=1e21'),
+    'size': ('how large a model, on how many tokens', '--gpu-hours=100 --gpu=h100 --mfu=0.4'),
     'evaluate': ('metrics of a checkpoint', '--workdir=runs/quickstart --split=test'),
     'label': (
         'pseudo-labels: examples that a checkpoint is sure of, as data to train on',

@@ -1,1 +1,1 @@
-"""Scaling laws: loss by parameters and tokens, and the size that a budget is best for."""
+"""Scaling laws: loss by parameters and tokens, fitted to runs, and what it advises."""

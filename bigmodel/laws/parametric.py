@@ -1,143 +1,136 @@
-"""Chinchilla's parametric law L(N, D) = E + A/N^α + B/D^β (Hoffmann et al. 2022, §3.3)."""
+"""The parametric fit: all coefficients of L(N, D) at once (Hoffmann et al. 2022, §3.3, §D.2)."""
 
-import dataclasses
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, special
+from jaxtyping import Float
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from bigmodel.errors import UserError
+from bigmodel.laws.law import Law
+from bigmodel.laws.points import Points
 
-HUBER = 1e-3  # of residuals of log L, as in the paper
-# Of α, β and the logarithms of E, A, B: exponents beyond are of data that does not tell.
-BOUNDS = ((0.0, 0.0, -np.inf, -np.inf, -np.inf), (4.0, 4.0, np.inf, 60.0, 60.0))
-FEWEST = 6  # points, of five coefficients
-FLOPS_A_PARAMETER = 6  # training FLOPs a parameter and token, in C = 6·N·D
-
-
-@dataclasses.dataclass(frozen=True)
-class Law:
-    """The five coefficients; losses in nats a token, of the data that it was fitted to."""
-
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
-
-    def loss(self, parameters: float, tokens: float) -> float:
-        """L(N, D)."""
-        return float(self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta)
-
-    def best(self, flops: float) -> tuple[float, float]:
-        """The parameters and tokens with the least loss for C = 6·N·D training FLOPs (eq. 4)."""
-        product = flops / FLOPS_A_PARAMETER
-        ratio = self.alpha * self.A / (self.beta * self.B)
-        parameters = (ratio * product**self.beta) ** (1 / (self.alpha + self.beta))
-        return float(parameters), float(product / parameters)
-
-
-# name -> (coefficients, where they were published)
-PUBLISHED = {
-    'hoffmann': (Law(1.69, 406.4, 410.7, 0.34, 0.28), 'Hoffmann et al. 2022, approach 3'),
-    'besiroglu': (
-        Law(1.8172, 482.01, 2085.43, 0.3478, 0.3658),
-        'Besiroglu et al. 2024, a replication of approach 3 on the same data',
-    ),
-}
-# Starts of the search; the paper's grid (appendix D.3) is finer, and its search by L-BFGS, which
-# stops early on a loss that is nearly an absolute value (Besiroglu et al. 2024, §3).
-STARTS = {
-    'alpha': (0.2, 0.5, 1.0),
-    'beta': (0.2, 0.5, 1.0),
-    'e': (-1.0, 0.0, 1.0),
-    'a': (0.0, 5.0, 15.0),
-    'b': (0.0, 5.0, 15.0),
-}
-
-
-def fit(parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[float]) -> Law:
-    """The law with the least Huber loss of log L, the best of searches from a grid of starts.
-
-    Raises UserError for too few points, or points of one size or one number of tokens alone.
-    """
-    log_n, log_d, log_l = (np.log(np.asarray(x, float)) for x in (parameters, tokens, losses))
-    _check(log_n, log_d)
-    starts = [np.array(start) for start in itertools.product(*STARTS.values())]
-    # The most promising ones, and some of the others: there are local minima.
-    starts.sort(key=lambda start: np.abs(_residuals(start, log_n, log_d, log_l)).sum())
-    found = [_search(start, log_n, log_d, log_l) for start in starts[:16] + starts[16::16]]
-    return _law(min(found, key=lambda result: result.cost).x)
-
-
-def bootstrap(
-    parameters: Sequence[float],
-    tokens: Sequence[float],
-    losses: Sequence[float],
-    times: int = 200,
-    seed: int = 0,
-) -> list[Law]:
-    """Fits to points that are drawn with replacement, each from the fit to all of them.
-
-    Draws of one size or one number of tokens alone are drawn anew.
-    """
-    points = np.log(np.array([parameters, tokens, losses], float))
-    start = _coefficients(fit(parameters, tokens, losses))
-    rng, laws = np.random.default_rng(seed), []
-    while len(laws) < times:
-        drawn = points[:, rng.integers(0, points.shape[1], points.shape[1])]
-        if min(len(set(drawn[0])), len(set(drawn[1]))) > 1:
-            laws.append(_law(_search(start, *drawn).x))
-    return laws
-
-
-def _search(start: np.ndarray, *logs: np.ndarray) -> optimize.OptimizeResult:
-    return optimize.least_squares(
-        _residuals,
-        start,
-        jac=_slopes,
-        args=logs,
-        loss='huber',
-        f_scale=HUBER,
-        x_scale='jac',
-        bounds=BOUNDS,
-        max_nfev=500,
+DELTA = 1e-3  # of the Huber loss, on log L
+# The starts of the paper, of log A, log B, log E, α, β.
+STARTS = tuple(
+    itertools.product(
+        np.arange(0, 30, 5),
+        np.arange(0, 30, 5),
+        np.arange(-1, 1.5, 0.5),
+        *[np.arange(0, 2.5, 0.5)] * 2,
     )
+)
+TRIED = 20  # of these starts, the best ones are followed to the end
+
+Coefficients = Float[np.ndarray, '5']  # log A', log B', log E, α, β: see _centred
 
 
-def _terms(x: np.ndarray, log_n: np.ndarray, log_d: np.ndarray) -> np.ndarray:
-    """The logarithms of the three terms of the law, of which log L is the log of the sum."""
-    alpha, beta, e, a, b = x
-    return np.stack([a - alpha * log_n, b - beta * log_d, np.full_like(log_n, e)])
+def fit(points: Points) -> Law:
+    """The coefficients that fit best.
+
+    Minimises the Huber loss of log L, with L as a log-sum-exp, by L-BFGS from a grid of starts.
+    Raises UserError where runs have fewer than three sizes or numbers of tokens, or where the loss
+    does not fall with them.
+    """
+    problem = Problem(points)
+    with one_thread():
+        law = problem.law(problem.solve(problem.starts()))
+    for what, exponent in (('parameters', law.alpha), ('tokens', law.beta)):
+        if exponent <= 0:
+            raise UserError(f'the loss does not fall with more {what}: no law fits these runs')
+    return law
 
 
-def _residuals(
-    x: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_l: np.ndarray
-) -> np.ndarray:
-    return special.logsumexp(_terms(x, log_n, log_d), axis=0) - log_l
+def one_thread() -> threadpool_limits:
+    """A context in which linear algebra keeps to one thread: for the tiny products of L-BFGS, more
+    take up to a hundred times as long when cores are busy.
+    """
+    return threadpool_limits(1, 'blas')
 
 
-def _slopes(x: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_l: np.ndarray) -> np.ndarray:
-    """Of the residuals, a row a point."""
-    of_n, of_d, of_e = special.softmax(_terms(x, log_n, log_d), axis=0)
-    return np.stack([-of_n * log_n, -of_d * log_d, of_e, of_n, of_d], axis=1)
+def distinct(points: Points) -> tuple[int, int]:
+    """How many sizes and how many numbers of tokens there are."""
+    return len(np.unique(points.params)), len(np.unique(points.tokens))
 
 
-def _law(x: np.ndarray) -> Law:
-    alpha, beta, e, a, b = map(float, x)
-    return Law(float(np.exp(e)), float(np.exp(a)), float(np.exp(b)), alpha, beta)
+class Problem:
+    """What is minimised, in coordinates in which L-BFGS gets far.
 
+    log A and α are nearly one direction, as log N is far from 0, so A and B are taken at the mean
+    of log N and of log D. The objective is in units of δ² and a sum: as a mean it is so small that
+    L-BFGS stops early (Besiroglu et al. 2024, §4).
+    """
 
-def _coefficients(law: Law) -> np.ndarray:
-    return np.array([law.alpha, law.beta, *np.log([law.E, law.A, law.B])])
+    def __init__(self, points: Points) -> None:
+        if min(distinct(points)) < 3:
+            raise UserError(
+                'a law needs at least three sizes and three numbers of tokens; the runs have {} '
+                'and {}'.format(*distinct(points))
+            )
+        self._points = points
+        logs = np.log([points.params, points.tokens])
+        self._means = logs.mean(axis=1)
+        self._from_mean = np.vstack([logs - self._means[:, None], np.zeros(len(points))])
+        self._log_loss = np.log(points.loss)
 
+    def starts(self) -> list[Coefficients]:
+        """The best ones of the grid."""
+        found = [self._centred(np.array(start)) for start in STARTS]
+        found.sort(key=lambda start: self.objective(start)[0])
+        return found[:TRIED]
 
-def _check(log_n: np.ndarray, log_d: np.ndarray) -> None:
-    if len(log_n) < FEWEST:
-        raise UserError(
-            f'a law of five coefficients needs {FEWEST} finished runs, not {len(log_n)}'
+    def solve(self, starts: list[Coefficients]) -> Coefficients:
+        """The best of the minima that lie below `starts`."""
+        options = {'maxiter': 500, 'maxfun': 2000, 'ftol': 1e-13, 'gtol': 1e-7}
+        ends = [
+            minimize(self.objective, x, jac=True, method='L-BFGS-B', options=options)
+            for x in starts
+        ]
+        return min(ends, key=lambda end: end.fun).x
+
+    def objective(self, x: Coefficients) -> tuple[float, Coefficients]:
+        """The Huber loss in units of δ², and its gradient."""
+        terms = self._terms(x)
+        largest = terms.max(axis=0)
+        exps = np.exp(terms - largest)
+        sums = exps.sum(axis=0)
+        error = (largest + np.log(sums) - self._log_loss) / DELTA
+        shares = exps / sums * np.clip(error, -1, 1) / DELTA
+        inside = np.abs(error) <= 1
+        value = np.where(inside, error**2 / 2, np.abs(error) - 0.5).sum()
+        slopes = -(shares * self._from_mean).sum(axis=1)
+        return float(value), np.concatenate([shares.sum(axis=1), slopes[:2]])
+
+    def _terms(self, x: Coefficients) -> Float[np.ndarray, '3 n']:
+        """log A/N^α, log B/D^β, log E of every run."""
+        slopes = np.array([x[3], x[4], 0.0])[:, None]
+        return x[:3, None] - slopes * self._from_mean
+
+    def law(self, x: Coefficients) -> Law:
+        """The coefficients as the formula has them."""
+        p = self._points
+        log_a, log_b = x[0] + x[3] * self._means[0], x[1] + x[4] * self._means[1]
+        return Law(
+            E=float(np.exp(x[2])),
+            A=float(np.exp(log_a)),
+            B=float(np.exp(log_b)),
+            alpha=float(x[3]),
+            beta=float(x[4]),
+            source=f'a fit to {len(p)} runs',
+            params=(float(p.params.min()), float(p.params.max())),
+            tokens=(float(p.tokens.min()), float(p.tokens.max())),
+            flops=(float(p.flops.min()), float(p.flops.max())),
+            counts=p.counts,
+            flops_per_weight=float(np.exp(np.log(p.flops / (p.params * p.tokens)).mean())),
         )
-    for logs, words in ((log_n, 'numbers of parameters'), (log_d, 'numbers of tokens')):
-        if len(set(logs.round(3))) < 3:
-            raise UserError(f'a law needs runs of at least three {words}')
+
+    def coefficients(self, law: Law) -> Coefficients:
+        """The inverse of `law`: where to begin at one that is known."""
+        logs = np.log([law.A, law.B, law.E])
+        return self._centred(np.array([*logs, law.alpha, law.beta]))
+
+    def _centred(self, start: Coefficients) -> Coefficients:
+        moved = start.copy()
+        moved[:2] -= start[3:] * self._means
+        return moved

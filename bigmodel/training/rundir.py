@@ -122,6 +122,7 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'kernel': setup.kernel,
         'flops_per_token': setup.flops_per_token,
         **dataclasses.asdict(setup.sizes),
+        'vocab_size': setup.data.tokenizer.vocab_size,
         'tokens_per_step': setup.tokens_per_step,
         'data_fingerprint': setup.data.fingerprint,
         'base': setup.base.record(),

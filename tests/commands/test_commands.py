@@ -184,3 +184,10 @@ def test_runs_are_compared_by_what_their_task_reports(capsys):
     out = capsys.readouterr().out.split('\n')
     assert out[1].split() == ['validation', 'loss', 'mae', 'steps']
     assert [line.split() for line in out[2:4]] == [[n, '0.2500', '0.5000', '7'] for n in 'ab']
+
+
+def test_a_run_records_what_scaling_laws_read(finished_run):
+    facts = json.loads((finished_run / 'run.json').read_text())
+    # 256 bytes and two specials, rounded up to a multiple of 64 in the table of width 16.
+    assert (facts['vocab_size'], facts['num_embedding']) == (258, 320 * 16)
+    assert facts['num_embedding'] < facts['num_params']
