@@ -27,12 +27,18 @@ VERDICT = HEADS.index('verdict')
 LEFT_OUT = ('run', 'state', 'last step', 'value there', 'why')
 METHOD = (
     'Value: mean of the last evaluation of finished runs, with the standard deviation over seeds. '
-    'Difference: to the baseline, paired by seed, with the 95 % interval of Student’s t, which is '
-    'of this arm alone. Adjusted p: of the paired t-test, corrected for the number of arms '
-    '(Benjamini & Hochberg 1995). Better and worse: adjusted p < 0.05 with at least '
-    f'{FEWEST} seeds. Seeds needed: with which a test of this arm alone would find a difference as '
-    'large as this one 4 times of 5. Parameters, steps, FLOPs and time: of one run.'
+    'Seeds: finished ones that the baseline has too. Difference: to the baseline, paired by seed, '
+    'with the 95 % interval of Student’s t, which is of this arm alone. Adjusted p: of the paired '
+    't-test, corrected for the number of arms (Benjamini & Hochberg 1995). Better and worse: '
+    f'adjusted p < 0.05 with at least {FEWEST} seeds. Seeds needed: with which a test of this arm '
+    'alone would find a difference as large as this one 4 times of 5. Parameters, steps, FLOPs and '
+    'time: of one run.'
 )
+
+
+def filled(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns that are not empty in every row."""
+    return [i for i, column in enumerate(zip(*rows, strict=True)) if any(column)]
 
 
 def ranked_rows(found: Gathered, compared: Sequence[Compared]) -> list[Compared]:

@@ -113,7 +113,20 @@ def test_a_search_has_parallel_coordinates(tmp_path) -> None:
     sweep = made_sweep(tmp_path / 'made', arms, (0,), lambda c, s: falling(c['model.depth'], 0, s))
     assert main(['report', str(sweep.path)]) == 0
     assert (sweep.path / 'report' / 'search.png').exists()
+    assert (sweep.path / 'report' / 'keys.png').exists()
     assert not (sweep.path / 'report' / 'factors.png').exists()
+
+
+def test_one_numeric_factor_has_its_picture_and_the_rest_of_a_page_goes(tmp_path) -> None:
+    arms = named(grid({'optimizer.learning_rate': (0.001, 0.01, 0.1)}))
+    sweep = made_sweep(tmp_path / 'made', arms, (0,), lambda c, s: falling(1.0, 0.01, s))
+    (sweep.path / 'report').mkdir()
+    (sweep.path / 'report' / 'search.png').write_text('of an earlier report')
+    assert main(['report', str(sweep.path)]) == 0
+    drawn = {path.name for path in (sweep.path / 'report').glob('*.png')}
+    assert drawn == {'differences.png', 'curves.png', 'factors.png'}
+    head = next(line for line in read(sweep, 'report.md').splitlines() if line.startswith('| arm'))
+    assert 'adjusted p' not in head and ' sd ' not in head  # one seed: nothing to show there
 
 
 def test_runs_without_a_sweep_become_arms(tmp_path, capsys) -> None:
