@@ -16,10 +16,12 @@ from bigmodel.reports.table import (
     LEFT_OUT,
     METHOD,
     VERDICT,
+    best_settings,
     cells,
     filled,
     left_out,
     ranked_rows,
+    settings,
 )
 from bigmodel.reports.verdict import verdict
 
@@ -83,6 +85,7 @@ def page(
         f'<p>{escape(in_words(noise(found)))}</p>',
         f'<h2>Arms by {escape(found.metric)} ({found.better} is better)</h2>',
         _arms(found, compared),
+        f'<p>{escape(best_settings(found, compared))}</p>',
         f'<p><small>{escape(METHOD)} A click on a head sorts by it.</small></p>',
         *(_picture(title, path) for title, path in pictures.items()),
         _section('Runs that are not compared', _left_out(rest)) if rest else '',
@@ -112,6 +115,7 @@ def _arms(found: Gathered, compared: Sequence[Compared]) -> str:
     columns, rows = filled(texts), []
     for c, row in zip(ranked, texts, strict=True):
         tds = {i: f'<td{_sort_value(row[i])}>{escape(row[i])}</td>' for i in columns}
+        tds[0] = f'<td title="{escape(settings(c.arm))}">{escape(c.arm.name)}</td>'
         tds[VERDICT] = f'<td>{bar(c)}</td><td class="words">{escape(row[VERDICT])}</td>'
         rows.append(f'<tr class="{c.verdict.split()[0]}">{"".join(tds.values())}</tr>')
     heads = {i: f'<th data-sort>{escape(HEADS[i])}</th>' for i in columns}

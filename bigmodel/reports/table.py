@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from bigmodel.reports.gathered import Gathered, Run
+from bigmodel.reports.gathered import Arm, Gathered, Run
 from bigmodel.reports.noise import Noise
 from bigmodel.reports.statistics import FEWEST, Compared
 from bigmodel.sweeps.status import duration
@@ -80,6 +80,20 @@ def _verdict(c: Compared) -> str:
         return c.verdict
     words = ', '.join(f'{n} of {len(c.arm.runs)} {outcome}' for outcome, n in counts.items())
     return f'{c.verdict} ({words})' if words else c.verdict
+
+
+def settings(arm: Arm) -> str:
+    """What an arm changes: 'model.position=alibi, optimizer.learning_rate=0.01'."""
+    return ', '.join(f'{key}={value}' for key, value in arm.changes.items())
+
+
+def best_settings(found: Gathered, compared: Sequence[Compared]) -> str:
+    """Those of the arm with the best mean, whose name may be cut; '' where no arm has finished."""
+    best = ranked_rows(found, compared)[0]
+    changed = settings(best.arm)
+    if math.isnan(best.mean) or not changed:
+        return ''
+    return f'Best by its mean, {best.arm.name}: {changed}.'
 
 
 def left_out(found: Gathered) -> list[list[str]]:

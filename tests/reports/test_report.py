@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -45,11 +47,22 @@ def test_a_report_is_whole(swept, capsys) -> None:
     text = read(swept, 'report.md')
     table = [line for line in text.splitlines() if line.startswith('| ')]
     assert len(table) == 2 + 4 and table[2].startswith('| alibi,learning_rate=0.001 |')
+    best = 'Best by its mean, alibi,learning_rate=0.001: model.position=alibi, '
+    assert best + 'optimizer.learning_rate=0.001.' in text and best in page
     rows = list(csv.DictReader(read(swept, 'report.csv').splitlines()))
     assert len(rows) == 12 and rows[0]['model.position'] == 'rope'
     assert float(rows[0]['flops']) == 6000 * 64 * 100
     for name in ('differences', 'curves', 'factors'):
         assert (swept.path / 'report' / f'{name}.png').stat().st_size > 5_000
+
+
+def test_a_report_needs_no_jax(swept) -> None:
+    code = (
+        'import sys; from bigmodel.commands.main import main; '
+        f'assert main(["report", {str(swept.path)!r}]) == 0; '
+        'assert "jax" not in sys.modules and "flax" not in sys.modules'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
 
 
 def test_a_sweep_under_way(swept, capsys) -> None:
