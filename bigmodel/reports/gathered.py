@@ -5,6 +5,7 @@ import functools
 import math
 import pathlib
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,35 @@ class Arm:
         """The finished ones that have a value, by seed: only these are compared."""
         return {r.seed: r for r in self.runs if r.outcome == 'done'}
 
+    @property
+    def shown(self) -> tuple[Run, ...]:
+        """The finished runs; all that have a value where none has finished."""
+        return tuple(self.done.values()) or tuple(r for r in self.runs if math.isfinite(r.value))
+
+    @property
+    def mean(self) -> float:
+        """Of the runs shown; NaN of none."""
+        values = [run.value for run in self.shown]
+        return statistics.fmean(values) if values else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation of the runs shown; NaN of fewer than two."""
+        values = [run.value for run in self.shown]
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    @property
+    def outcome(self) -> str:
+        """What has become of its runs: 'done', 'failed', or several of them."""
+        return ', '.join(dict.fromkeys(run.outcome for run in self.runs))
+
+    def setting(self, key: str) -> Any:
+        """Its value of a key of the config, which it may leave as it was; '' where unknown."""
+        if key in self.changes:
+            return self.changes[key]
+        value = next((run.config[key] for run in self.runs if key in run.config), '')
+        return tuple(value) if isinstance(value, list) else value
+
 
 @dataclasses.dataclass(frozen=True)
 class Gathered:
@@ -105,7 +135,7 @@ class Gathered:
     def varied(self) -> tuple[str, ...]:
         """Keys in which arms differ."""
         keys = dict.fromkeys(key for arm in self.arms for key in arm.changes)
-        return tuple(k for k in keys if len({str(a.changes.get(k, '')) for a in self.arms}) > 1)
+        return tuple(k for k in keys if len({repr(a.setting(k)) for a in self.arms}) > 1)
 
 
 def gather(folders: Sequence[pathlib.Path], metric: str = '', baseline: str = '') -> Gathered:

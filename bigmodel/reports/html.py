@@ -11,13 +11,24 @@ from bigmodel.reports.gathered import Gathered
 from bigmodel.reports.noise import in_words, noise
 from bigmodel.reports.provenance import commands, provenance
 from bigmodel.reports.statistics import Compared
-from bigmodel.reports.table import HEADS, LEFT_OUT, METHOD, VERDICT, cells, left_out, ranked_rows
+from bigmodel.reports.table import (
+    HEADS,
+    LEFT_OUT,
+    METHOD,
+    VERDICT,
+    best_settings,
+    cells,
+    filled,
+    left_out,
+    ranked_rows,
+    settings,
+)
 from bigmodel.reports.verdict import verdict
 
 STYLE = """
 :root { color-scheme: light dark; --good: #178a57; --bad: #c8372d; --warn: #b87700; }
 @media (prefers-color-scheme: dark) { :root { --good: #4fd39a; --bad: #ff7b72; --warn: #e3a63a; } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 2rem auto; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1360px; margin: 2rem auto; }
 body { padding: 0 1rem; }
 h1 { margin-bottom: 0; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
 .question { font-size: 1.15rem; opacity: .8; margin-top: .2rem; }
@@ -25,9 +36,10 @@ h1 { margin-bottom: 0; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
 .flags { border: 1px solid var(--warn); border-left-width: 4px; border-radius: 4px; }
 .flags { padding: .4rem .9rem; } .flags p { margin: .25rem 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .5rem; border-bottom: 1px solid #8884; text-align: right; }
+table { border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .4rem; border-bottom: 1px solid #8884; text-align: right; }
 th, td { white-space: nowrap; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
 th:first-child, td:first-child, .words { text-align: left; }
 td.why { white-space: normal; text-align: left; overflow-wrap: anywhere; min-width: 20rem; }
 th[data-sort] { cursor: pointer; } th[data-sort]:hover { text-decoration: underline; }
@@ -73,6 +85,7 @@ def page(
         f'<p>{escape(in_words(noise(found)))}</p>',
         f'<h2>Arms by {escape(found.metric)} ({found.better} is better)</h2>',
         _arms(found, compared),
+        f'<p>{escape(best_settings(found, compared))}</p>',
         f'<p><small>{escape(METHOD)} A click on a head sorts by it.</small></p>',
         *(_picture(title, path) for title, path in pictures.items()),
         _section('Runs that are not compared', _left_out(rest)) if rest else '',
@@ -97,17 +110,17 @@ def _picture(title: str, path: pathlib.Path) -> str:
 
 
 def _arms(found: Gathered, compared: Sequence[Compared]) -> str:
-    known, bar = noise(found), _bars(compared)
-    rows = []
-    for c in ranked_rows(found, compared):
-        tds = [f'<td{_sort_value(text)}>{escape(text)}</td>' for text in cells(c, known)]
-        tds[VERDICT] = tds[VERDICT].replace('<td', '<td class="words"', 1)
-        tds.insert(VERDICT, f'<td>{bar(c)}</td>')
-        rows.append(f'<tr class="{c.verdict.split()[0]}">{"".join(tds)}</tr>')
-    heads = [f'<th data-sort>{escape(head)}</th>' for head in HEADS]
-    heads[VERDICT] = '<th data-sort class="words">verdict</th>'
-    heads.insert(VERDICT, '<th></th>')
-    return _table(heads, rows)
+    known, bar, ranked = noise(found), _bars(compared), ranked_rows(found, compared)
+    texts = [cells(c, known) for c in ranked]
+    columns, rows = filled(texts), []
+    for c, row in zip(ranked, texts, strict=True):
+        tds = {i: f'<td{_sort_value(row[i])}>{escape(row[i])}</td>' for i in columns}
+        tds[0] = f'<td title="{escape(settings(c.arm))}">{escape(c.arm.name)}</td>'
+        tds[VERDICT] = f'<td>{bar(c)}</td><td class="words">{escape(row[VERDICT])}</td>'
+        rows.append(f'<tr class="{c.verdict.split()[0]}">{"".join(tds.values())}</tr>')
+    heads = {i: f'<th data-sort>{escape(HEADS[i])}</th>' for i in columns}
+    heads[VERDICT] = '<th></th><th data-sort class="words">verdict</th>'
+    return _table(heads.values(), rows)
 
 
 def _sort_value(text: str) -> str:
@@ -127,7 +140,7 @@ def _bars(compared: Sequence[Compared]) -> Callable[[Compared], str]:
     most = 1.4 * max(map(abs, known), default=0.0) or 1.0
 
     def place(value: float) -> float:
-        return 60 + 56 * max(-1.0, min(1.0, value / most))
+        return 45 + 42 * max(-1.0, min(1.0, value / most))
 
     def bar(c: Compared) -> str:
         if math.isnan(c.difference):
@@ -139,7 +152,7 @@ def _bars(compared: Sequence[Compared]) -> Callable[[Compared], str]:
             'stroke-width="2"/>'
         )
         return (
-            '<svg width="120" height="14" aria-hidden="true"><line x1="60" x2="60" y1="0" y2="14" '
+            '<svg width="90" height="14" aria-hidden="true"><line x1="45" x2="45" y1="0" y2="14" '
             f'opacity=".35"/>{span}<circle cx="{place(c.difference):.1f}" cy="7" r="3.2" '
             'fill="currentColor"/></svg>'
         )

@@ -8,7 +8,16 @@ from bigmodel.reports.gathered import Gathered
 from bigmodel.reports.noise import in_words, noise
 from bigmodel.reports.provenance import commands, provenance
 from bigmodel.reports.statistics import Compared
-from bigmodel.reports.table import HEADS, LEFT_OUT, METHOD, cells, left_out, ranked_rows
+from bigmodel.reports.table import (
+    HEADS,
+    LEFT_OUT,
+    METHOD,
+    best_settings,
+    cells,
+    filled,
+    left_out,
+    ranked_rows,
+)
 from bigmodel.reports.verdict import verdict
 
 
@@ -20,7 +29,10 @@ def markdown(
     parts = [f'# {found.title}', found.question, f'**{verdict(found, compared)}**']
     parts += [in_words(known), '\n'.join(f'- {sentence}' for sentence in flags(found))]
     arms = [cells(c, known) for c in ranked_rows(found, compared)]
-    parts += [f'## Arms by {found.metric} ({found.better} is better)', _table(HEADS, arms), METHOD]
+    columns = filled(arms)
+    shown = _table([HEADS[i] for i in columns], [[row[i] for i in columns] for row in arms])
+    parts += [f'## Arms by {found.metric} ({found.better} is better)', shown]
+    parts += [best_settings(found, compared), METHOD]
     parts += [f'## {title}\n\n![{title}]({path.name})' for title, path in pictures.items()]
     rest = left_out(found)
     parts += ['## Runs that are not compared', _table(LEFT_OUT, rest)] if rest else []

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from bigmodel.data import atomic
 from bigmodel.errors import UserError
+from bigmodel.reports.drawn import draw
 from bigmodel.reports.flags import flags
 from bigmodel.reports.gathered import gather
 from bigmodel.reports.html import page
 from bigmodel.reports.markdown import markdown
-from bigmodel.reports.pictures import draw
 from bigmodel.reports.sheet import sheet
 from bigmodel.reports.statistics import compare
 from bigmodel.reports.table import in_columns

@@ -51,7 +51,8 @@ class Compared:
         """Seeds that would show a difference of this size 4 times of 5; 0 where that is unknown."""
         if not self.difference or math.isnan(self.difference) or not known.paired > 0:
             return 0
-        return seeds_needed(abs(self.difference) / known.paired)
+        needed = seeds_needed(self.difference / known.paired)
+        return max(needed, FEWEST) if needed else 0
 
 
 def compare(found: Gathered) -> list[Compared]:

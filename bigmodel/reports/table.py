@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from bigmodel.reports.gathered import Gathered, Run
+from bigmodel.reports.gathered import Arm, Gathered, Run
 from bigmodel.reports.noise import Noise
 from bigmodel.reports.statistics import FEWEST, Compared
 from bigmodel.sweeps.status import duration
@@ -27,12 +27,18 @@ VERDICT = HEADS.index('verdict')
 LEFT_OUT = ('run', 'state', 'last step', 'value there', 'why')
 METHOD = (
     'Value: mean of the last evaluation of finished runs, with the standard deviation over seeds. '
-    'Difference: to the baseline, paired by seed, with the 95 % interval of Student’s t, which is '
-    'of this arm alone. Adjusted p: of the paired t-test, corrected for the number of arms '
-    '(Benjamini & Hochberg 1995). Better and worse: adjusted p < 0.05 with at least '
-    f'{FEWEST} seeds. Seeds needed: with which a test of this arm alone would find a difference as '
-    'large as this one 4 times of 5. Parameters, steps, FLOPs and time: of one run.'
+    'Seeds: finished ones that the baseline has too. Difference: to the baseline, paired by seed, '
+    'with the 95 % interval of Student’s t, which is of this arm alone. Adjusted p: of the paired '
+    't-test, corrected for the number of arms (Benjamini & Hochberg 1995). Better and worse: '
+    f'adjusted p < 0.05 with at least {FEWEST} seeds. Seeds needed: with which a test of this arm '
+    'alone would find a difference as large as this one 4 times of 5. Parameters, steps, FLOPs and '
+    'time: of one run.'
 )
+
+
+def filled(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns that are not empty in every row."""
+    return [i for i, column in enumerate(zip(*rows, strict=True)) if any(column)]
 
 
 def ranked_rows(found: Gathered, compared: Sequence[Compared]) -> list[Compared]:
@@ -74,6 +80,20 @@ def _verdict(c: Compared) -> str:
         return c.verdict
     words = ', '.join(f'{n} of {len(c.arm.runs)} {outcome}' for outcome, n in counts.items())
     return f'{c.verdict} ({words})' if words else c.verdict
+
+
+def settings(arm: Arm) -> str:
+    """What an arm changes: 'model.position=alibi, optimizer.learning_rate=0.01'."""
+    return ', '.join(f'{key}={value}' for key, value in arm.changes.items())
+
+
+def best_settings(found: Gathered, compared: Sequence[Compared]) -> str:
+    """Those of the arm with the best mean, whose name may be cut; '' where no arm has finished."""
+    best = ranked_rows(found, compared)[0]
+    changed = settings(best.arm)
+    if math.isnan(best.mean) or not changed:
+        return ''
+    return f'Best by its mean, {best.arm.name}: {changed}.'
 
 
 def left_out(found: Gathered) -> list[list[str]]:

@@ -26,7 +26,8 @@ def verdict(found: Gathered, compared: Sequence[Compared]) -> str:
         return f'{found.baseline} is the only arm: {found.metric} {base.mean:.4f}.'
     better = [c for c in compared if c.verdict == 'better']
     if better:
-        return _won(found, compared, max(better, key=lambda c: found.sign * c.difference), base)
+        top = max(better, key=lambda c: found.sign * c.difference)
+        return _won(found, compared, top, base) + _ahead(best, top)
     if all(c.verdict in UNTOLD for c in compared):
         return _untold(found, best, base)
     return (
@@ -37,13 +38,21 @@ def verdict(found: Gathered, compared: Sequence[Compared]) -> str:
 
 def _won(found: Gathered, compared: Sequence[Compared], top: Compared, base: Compared) -> str:
     others = [c for c in compared if c.verdict != 'baseline']
+    tested = sum(not math.isnan(c.q) for c in others)
     return (
         f'{top.arm.name} is better than {found.baseline}: {found.metric} {top.mean:.4f} against '
         f'{base.mean:.4f}, a difference of {top.difference:+.4f} (95 % interval {top.low:+.4f} to '
-        f'{top.high:+.4f}, {top.seeds} seeds, {p_words(top.q)} after correction for '
-        f'{sum(not math.isnan(c.q) for c in others)} arms). Of all {len(others)} arms compared '
-        f'with it: {_counts(compared)}.'
+        f'{top.high:+.4f}, {top.seeds} seeds, {p_words(top.q)} after correction for {tested} '
+        f'{"arm" if tested == 1 else "arms"}). Of all {len(others)} compared with it: '
+        f'{_counts(compared)}.'
     )
+
+
+def _ahead(best: Compared, top: Compared) -> str:
+    """An arm with a better mean that no verdict stands behind."""
+    if best is top:
+        return ''
+    return f' Best by its mean is {best.arm.name} with {best.mean:.4f}: {best.verdict}.'
 
 
 def p_words(p: float) -> str:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -45,11 +47,22 @@ def test_a_report_is_whole(swept, capsys) -> None:
     text = read(swept, 'report.md')
     table = [line for line in text.splitlines() if line.startswith('| ')]
     assert len(table) == 2 + 4 and table[2].startswith('| alibi,learning_rate=0.001 |')
+    best = 'Best by its mean, alibi,learning_rate=0.001: model.position=alibi, '
+    assert best + 'optimizer.learning_rate=0.001.' in text and best in page
     rows = list(csv.DictReader(read(swept, 'report.csv').splitlines()))
     assert len(rows) == 12 and rows[0]['model.position'] == 'rope'
     assert float(rows[0]['flops']) == 6000 * 64 * 100
     for name in ('differences', 'curves', 'factors'):
         assert (swept.path / 'report' / f'{name}.png').stat().st_size > 5_000
+
+
+def test_a_report_needs_no_jax(swept) -> None:
+    code = (
+        'import sys; from bigmodel.commands.main import main; '
+        f'assert main(["report", {str(swept.path)!r}]) == 0; '
+        'assert "jax" not in sys.modules and "flax" not in sys.modules'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
 
 
 def test_a_sweep_under_way(swept, capsys) -> None:
@@ -113,7 +126,20 @@ def test_a_search_has_parallel_coordinates(tmp_path) -> None:
     sweep = made_sweep(tmp_path / 'made', arms, (0,), lambda c, s: falling(c['model.depth'], 0, s))
     assert main(['report', str(sweep.path)]) == 0
     assert (sweep.path / 'report' / 'search.png').exists()
+    assert (sweep.path / 'report' / 'keys.png').exists()
     assert not (sweep.path / 'report' / 'factors.png').exists()
+
+
+def test_one_numeric_factor_has_its_picture_and_the_rest_of_a_page_goes(tmp_path) -> None:
+    arms = named(grid({'optimizer.learning_rate': (0.001, 0.01, 0.1)}))
+    sweep = made_sweep(tmp_path / 'made', arms, (0,), lambda c, s: falling(1.0, 0.01, s))
+    (sweep.path / 'report').mkdir()
+    (sweep.path / 'report' / 'search.png').write_text('of an earlier report')
+    assert main(['report', str(sweep.path)]) == 0
+    drawn = {path.name for path in (sweep.path / 'report').glob('*.png')}
+    assert drawn == {'differences.png', 'curves.png', 'factors.png'}
+    head = next(line for line in read(sweep, 'report.md').splitlines() if line.startswith('| arm'))
+    assert 'adjusted p' not in head and ' sd ' not in head  # one seed: nothing to show there
 
 
 def test_runs_without_a_sweep_become_arms(tmp_path, capsys) -> None:

@@ -154,3 +154,22 @@ def test_sentences_of_what_cannot_be_said() -> None:
     lost = sweep_of({'a': [math.nan] * 3, 'b': [0.9] * 3})
     assert 'The baseline a has not finished' in verdict(lost, compare(lost))
     assert verdict(lost, []) == 'No arm has finished yet.'
+
+
+def test_the_best_by_its_mean_is_named_beside_the_one_that_is_better() -> None:
+    values = {'base': [1.0, 1.1, 1.2], 'sure': [0.9, 1.01, 1.1], 'lucky': [0.2]}
+    found = sweep_of({k: v + [math.nan] * (3 - len(v)) for k, v in values.items()})
+    said = verdict(found, compare(found))
+    assert 'sure is better than base' in said and 'after correction for 1 arm)' in said
+    assert said.endswith('Best by its mean is lucky with 0.2000: too few seeds.')
+
+
+def test_how_many_seeds_would_tell_is_said() -> None:
+    base, other = [1.0, 1.1, 1.2, 1.05], [0.9, 1.12, 1.15, 1.0]
+    found = sweep_of({'base': base, 'other': other})
+    compared, known = compare(found), noise(found)
+    effect = np.mean(np.subtract(other, base)) / np.std(np.subtract(other, base), ddof=1)
+    needed = compared[1].needed(known)
+    assert power(needed, effect) >= 0.8 > power(needed - 1, effect)
+    assert f'{needed} seeds of it and of the baseline would show it' in verdict(found, compared)
+    assert compared[0].needed(known) == 0
