@@ -31,8 +31,8 @@ class Local:
         if code >= 128:
             print(f'stopped; the same command goes on in {self._sweep.path}', flush=True)
             return code
+        print(f'report: python launch.py report {self._sweep.path}')
         if all(run.state in ('done', 'pruned') for run in runs):
-            print(f'report: python launch.py report {self._sweep.path}')
             return 0
         if any(run.state == 'failed' for run in runs):
             print('failed runs are tried again with --retry-failed')
