@@ -2,9 +2,11 @@
 
     python launch.py sweep --config=experiments/ablations/tpe.py
 
-Not run yet. Adaptive search of 24 arms: the first ten at random, each other one proposed from what
-those before it came to (tree-structured Parzen estimator). One seed: the winners are candidates,
-to be compared with the baseline over seeds.
+It seems so: the best of 24 arms is post-norm with ALiBi at the rate 0.004, 2.400 nats, the baseline
+(RoPE, pre-norm, 0.01) has 2.642. From the eleventh arm on, where the tree-structured Parzen
+estimator proposes, all arms are post-norm. One seed, so these are candidates, to be compared over
+seeds; four minutes on two busy CPU cores, with one stop. Two workers end in another order each
+time, and so do the proposals differ.
 """
 
 from ml_collections import ConfigDict
