@@ -70,7 +70,7 @@ def _train(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoS
     print(f'\n=== {job}', flush=True)
     try:
         result = run_to_end(run, config, builder, lambda run: studies.reason_to_stop(job, run))
-    except Interrupted:  # saved, and no failure
+    except Interrupted:
         raise
     except UserError as e:
         sweep.fail(job, str(e))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bigmodel.commands.main import main
 from bigmodel.errors import UserError
 from bigmodel.sweeps import worker
 from bigmodel.sweeps.arms import choice, integer, log_uniform, uniform
@@ -171,6 +172,21 @@ def test_chosen_arms_alone_are_trained(search) -> None:
     plan = sweep.read_plan()
     worker.work(sweep, selected(plan, 'base'), 0, 1, search=False)
     assert sweep.read_plan() == plan
+
+
+def test_the_command_plans_works_and_goes_on(write, tmp_path, capsys) -> None:
+    pytest.importorskip('optuna')
+    where = f'--workdir={tmp_path / "sweep"}'
+    plan = ['sweep', '--plan', where, f'--config={write(SEARCH % (2, RATES, "tpe"))}']
+    assert main(['sweep', '--list', *plan[2:]]) == 0 and main(plan) == 0
+    said = capsys.readouterr().out
+    assert 'optimizer.learning_rate: kind number' in said and '2 that a search is to find' in said
+    assert main(['sweep', '--worker=0/1', where]) == 0
+    arms = SweepDir(tmp_path / 'sweep').read_plan().arms
+    assert len(arms) == 3
+    assert main(plan) == 0 and main(['sweep', '--status', where]) == 0
+    assert SweepDir(tmp_path / 'sweep').read_plan().arms == arms
+    assert '3 done\n' in capsys.readouterr().out
 
 
 def test_json_keeps_a_space() -> None:

@@ -92,6 +92,10 @@ def wait(holds: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.3)
 
 
+def saved_steps(run: pathlib.Path) -> list[int]:
+    return [int(p.name) for p in run.glob('checkpoints/*') if p.name.isdecimal()]
+
+
 def launch(config: str, folder: pathlib.Path, *arguments: str) -> int:
     options = ('--launcher=slurm', '--workers=2', '--slurm=time=20 partition=main')
     return main(['sweep', f'--config={config}', f'--workdir={folder}', *options, *arguments])
@@ -115,8 +119,8 @@ def test_a_job_that_is_warned_saves_and_goes_on(write, tmp_path, cluster) -> Non
     wait(lambda: any(r['step'] >= 3 for r in read_jsonl(run / 'metrics.jsonl')), 200)
     job = said('squeue', '-h', '-o', '%A').split()[0]
     subprocess.run(['scancel', job, '--signal=USR2'], check=True)
-    wait(lambda: any(run.glob('checkpoints/*')), 60)
-    saved = max(int(p.name) for p in run.glob('checkpoints/[0-9]*') if p.name.isdecimal())
+    wait(lambda: bool(saved_steps(run)), 60)
+    (saved,) = saved_steps(run)
     assert 3 <= saved < 4000
     wait(lambda: 'Restarts=1' in said('scontrol', 'show', 'job', job), 60)
 

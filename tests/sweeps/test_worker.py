@@ -1,7 +1,6 @@
 """Workers: a run of a sweep is the run alone; failures stay alone; nothing is done twice."""
 
 import pathlib
-import signal
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from bigmodel.sweeps.plan import Job, Plan, read_plan
 from bigmodel.sweeps.preflight import preflight
 from bigmodel.sweeps.status import seconds_left, status
 from bigmodel.training.rundir import RunDir
-from bigmodel.training.signals import Interrupted
 from bigmodel.training.writers import read_jsonl
 
 TIMES = ('seconds', 'tokens_per_second')
@@ -94,18 +92,6 @@ def test_nothing_is_done_twice_and_failures_wait(swept, monkeypatch) -> None:
     assert [sweep.state(job).state for job in (done, failed, held)] == ['done', 'failed', 'waiting']
     sweep.forgive(failed)
     assert sweep.state(failed).state == 'waiting'
-
-
-def test_a_signal_is_no_failure(swept, monkeypatch) -> None:
-    plan, sweep = swept
-
-    def stop(*args: object) -> None:
-        raise Interrupted(signal.SIGTERM, 3)
-
-    monkeypatch.setattr(worker, 'run_to_end', stop)
-    with pytest.raises(Interrupted):
-        worker.work(sweep, plan.jobs, 0, 1)
-    assert all(run.state == 'waiting' for run in sweep.states(plan))
 
 
 @pytest.mark.parametrize('count', [1, 2, 3])
