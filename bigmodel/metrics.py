@@ -33,8 +33,8 @@ Metrics = dict[str, Mean]
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """The means as numbers; a source (of 'metric/source') of which nothing counted has none."""
-    return {k: m.value() for k, m in metrics.items() if '/' not in k or float(m.weight)}
+    """The means as numbers, of all of which something counted; `loss` is NaN where nothing did."""
+    return {k: m.value() for k, m in metrics.items() if k == 'loss' or float(m.weight)}
 
 
 def add(a: Metrics, b: Metrics) -> Metrics:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigmodel.metrics import Mean, add
+from bigmodel.metrics import Mean, add, values
 
 
 def test_mean_counts_values_by_weight() -> None:
@@ -30,6 +30,13 @@ def test_any_split_of_the_values_gives_the_same_mean() -> None:
 def test_nothing_counted_is_nan() -> None:
     assert math.isnan(Mean(0.0, 0.0).value())
     assert math.isnan(Mean.of(jnp.ones(3), jnp.zeros(3)).value())
+
+
+def test_what_counted_nothing_has_no_value_but_the_loss_which_is_nan() -> None:
+    nothing = Mean(0.0, 0.0)
+    assert values({'loss': Mean(3.0, 2.0), 'nll': nothing, 'mse/a': nothing}) == {'loss': 1.5}
+    found = values({'loss': nothing, 'accuracy': nothing})
+    assert found.keys() == {'loss'} and math.isnan(found['loss'])
 
 
 def test_masked_values_do_not_count_even_when_infinite_is_avoided() -> None:

@@ -1,6 +1,7 @@
 """`train`: run a config to its end, with the runs it is compared with."""
 
 import argparse
+import math
 import pathlib
 import shlex
 import sys
@@ -59,7 +60,8 @@ def print_comparison(results: dict[str, dict[str, Any]]) -> None:
         keys = [key for key in ('loss', 'accuracy', 'mae') if key in first]
         print(f'\n{split:<28} ' + ' '.join(f'{key:>9}' for key in (*keys, 'steps')))
         for name, result in results.items():
-            values = [f'{result["metrics"][split][key]:>9.4f}' for key in keys]
+            there = result['metrics'][split]  # without a mean of which nothing counted
+            values = [f'{there.get(key, math.nan):>9.4f}' for key in keys]
             print(f'{name:<28} ' + ' '.join([*values, f'{result["steps"]:>9}']))
 
 

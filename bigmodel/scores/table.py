@@ -30,7 +30,7 @@ class Score:
 def perplexity(results: Results) -> dict[str, float]:
     """`perplexity`: exp of the nats a token."""
     with np.errstate(over='ignore'):
-        return {'perplexity': float(np.exp(np.float64(results.means['nll'])))}
+        return {'perplexity': float(np.exp(np.float64(results.means.get('nll', np.nan))))}
 
 
 # Name -> what a task predicts or learns -> the score.

@@ -26,6 +26,8 @@ class Log:
         config = setup.config
         self._progress = Progress(config.num_steps, start, setup.tokens_per_step, config.log_every)
         self._pending: tuple[int, Metrics] | None = None
+        self._shown = math.nan  # the newest loss of which something counted
+        self._said_nothing = False  # that a batch had nothing to predict
         self._began = time.monotonic() - elapsed
         self._recent = (start, time.monotonic())
 
@@ -40,14 +42,16 @@ class Log:
             return
         step, metrics = self._pending
         self._pending = None
-        loss = metrics['loss'].value()
         config = self._setup.config
-        if config.check_finite and not math.isfinite(loss):
-            raise UserError(
-                f'the loss is {loss} at step {step}; try a lower optimizer.learning_rate or more '
-                f'warm-up (check_finite=False goes on regardless)'
+        if float(metrics['loss'].weight):
+            self._shown = self._checked(step, metrics['loss'].value())
+        elif not self._said_nothing:
+            self._said_nothing = True
+            self._progress.note(
+                f'step {step}: its batch has nothing to predict, so it changed no parameter and '
+                f'its loss is NaN (said once); larger batches make such steps rarer'
             )
-        self._progress.update(step, loss)
+        self._progress.update(step, self._shown)
         if step % config.log_every == 0 or step == config.num_steps:
             found = values(jax.device_get(metrics))
             before, then = self._recent
@@ -55,6 +59,14 @@ class Log:
             rate = (step - before) * self._setup.tokens_per_step / max(now - then, 1e-9)
             self._recent = (step, now)
             self._write({'step': step, 'split': 'train', **found, 'tokens_per_second': rate})
+
+    def _checked(self, step: int, loss: float) -> float:
+        if self._setup.config.check_finite and not math.isfinite(loss):
+            raise UserError(
+                f'the loss is {loss} at step {step}; try a lower optimizer.learning_rate or more '
+                f'warm-up (check_finite=False goes on regardless)'
+            )
+        return loss
 
     def evaluation(self, step: int, name: str, found: dict[str, float], gzip: float) -> None:
         """Writes the result of an evaluation."""

@@ -1,6 +1,7 @@
 """The training step: (state, batch, hparams) -> (state, metrics). Pure; one builder for all."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -26,7 +27,10 @@ TrainStep = Callable[[State, Batch, HParams], tuple[State, Metrics]]
 def make_train_step(
     model: Model, task: Objective, optimizer: Optimizer, accumulate: int, companions: Models = EMPTY
 ) -> TrainStep:
-    """Builds the step; `accumulate` microbatches are summed before the one update."""
+    """Builds the step; `accumulate` microbatches are summed before the one update.
+
+    A batch with nothing to predict (a loss of weight 0) leaves all but the step's number as it was.
+    """
     loss_of = make_loss_fn(model, task, companions)
 
     def train_step(state: State, batch: Batch, hparams: HParams) -> tuple[State, Metrics]:
@@ -41,6 +45,11 @@ def make_train_step(
         grads, metrics = gradients(loss_fn, part, batch, key, accumulate)
         params, opt_state = optimizer.update(
             grads, state.opt_state, state.params, state.step, hparams
+        )
+        # Where nothing was to be predicted there is nothing to learn: no decay, no momentum either.
+        learned = partial(jnp.where, metrics['loss'].weight > 0)
+        params, opt_state = jax.tree.map(
+            learned, (params, opt_state), (state.params, state.opt_state)
         )
         metrics['grad_norm'] = Mean(optimizer.norm(grads), jnp.float32(1))
         metrics['learning_rate'] = Mean(

@@ -56,6 +56,18 @@ def test_the_second_head_starts_from_what_a_causal_lm_learned(run, finished_run,
     assert json.loads(last)['causal_lm_nll/plain'] == pytest.approx(want['nll'], rel=1e-5)
 
 
+def test_what_a_batch_has_no_label_for_is_left_out_of_its_metrics(arguments, tmp_path):
+    """Rows with a label come so rarely that the two steps have none."""
+    rare = [a.replace('named: 1 ', 'named: 0.001 ') for a in arguments if 'named: 1 ' in a]
+    run = tmp_path / 'run'
+    assert main(['train', *arguments, *rare, f'--workdir={run}']) == 0
+    *trained, validation = map(json.loads, (run / 'metrics.jsonl').read_text().splitlines())
+    assert len(trained) == 2 and validation['classification_nll'] > 0
+    for record in trained:
+        assert record['causal_lm_nll'] > 0 and record['loss'] > 0
+        assert not any(key.startswith('classification') for key in record)
+
+
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [

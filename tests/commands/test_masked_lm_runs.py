@@ -54,6 +54,24 @@ def test_evaluate_repeats_the_last_evaluation_of_the_run(masked_run, capsys):
     assert 'bits_per_byte' not in values
 
 
+def test_a_run_goes_on_where_nothing_is_to_be_predicted_and_says_so_once(tmp_path, capsys):
+    """All of the text is one word, which is longer than what is to be chosen of a row."""
+    text, run = tmp_path / 'text.txt', tmp_path / 'run'
+    text.write_text('abcdefghij' * 2000)
+    changes = [*MASKED[1:], 'task=masked_lm(whole_words=True)', 'log_every=1', 'num_steps=3']
+    changes.append("evals.validation.scores=('perplexity',)")
+    argv = ['train', *base(text), *flags(changes)]
+    assert main([*argv, f'--workdir={run}']) == 0
+    out = capsys.readouterr().out
+    assert out.count('has nothing to predict') == 1 and 'validation: loss nan' in out
+    records = list(map(json.loads, (run / 'metrics.jsonl').read_text().splitlines()))
+    assert [r['step'] for r in records] == [1, 2, 3, 3]
+    assert all(np.isnan(r['loss']) and 'accuracy' not in r for r in records)
+    assert (
+        json.loads((run / 'result.json').read_text())['steps'] == 3 and (run / 'loss.png').exists()
+    )
+
+
 def test_show_and_bench_work(text, capsys):
     unset = flags(MASKED[:-1])
     assert main(['show', *base(text), *unset]) == 0

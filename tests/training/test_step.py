@@ -89,12 +89,21 @@ def test_gradients_are_of_the_mean_loss(lm: tuple, whole: tuple) -> None:
     assert_trees_close(quick_jit(jax.grad(mean))(state.params), whole[0], **CLOSE)
 
 
-def test_a_batch_of_padding_alone_changes_nothing_and_stays_finite(lm: tuple) -> None:
-    loss_fn = make_loss_fn(lm[0], build_task('causal_lm'))
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_a_batch_of_padding_alone_changes_nothing_but_the_step(lm: tuple, accumulate: int) -> None:
+    """Neither decay nor momentum, which a step before has built up; half of one is learned from."""
+    model, optimizer, state, hparams = lm
+    step = quick_jit(make_train_step(model, build_task('causal_lm'), optimizer, accumulate))
+    before, _ = step(state, lm_batch(), hparams)
     batch = lm_batch()
-    batch['segments'] = jnp.zeros_like(batch['segments'])
-    grads, _ = quick_jit(lambda p, b: gradients(loss_fn, p, b, None, 1))(lm[2].params, batch)
-    assert all(not np.any(g) for g in jax.tree.leaves(grads))
+    here = batch.pop('segments')
+    after, metrics = step(before, batch | {'segments': 0 * here}, hparams)
+    assert int(after.step) == int(before.step) + 1 and float(metrics['loss'].weight) == 0
+    for kept, old in ((after.params, before.params), (after.opt_state, before.opt_state)):
+        jax.tree.map(np.testing.assert_array_equal, kept, old)
+    some, _ = step(before, batch | {'segments': here.at[::2].set(0)}, hparams)
+    for leaf, old in zip(*(jax.tree.leaves(s.params) for s in (some, before)), strict=True):
+        assert np.any(leaf != old)
 
 
 def test_a_step_counts_and_reports_norm_and_rate(lm: tuple, whole: tuple) -> None:
