@@ -1,9 +1,11 @@
 """Before anything runs: every arm is checked and counted; arms that are the same are refused."""
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ from bigmodel.errors import UserError
 from bigmodel.sweeps.budgets import build_budget
 from bigmodel.sweeps.folder import SweepDir
 from bigmodel.sweeps.plan import Plan, PlannedArm
+from bigmodel.training.evaluate import Evaluation, judges_of
 from bigmodel.training.programs import program_of
 from bigmodel.training.progress import watched
 from bigmodel.training.rundir import RunDir
@@ -49,12 +52,12 @@ def preflight(plan: Plan) -> Plan:
     builder = Builder()
 
     def count(arm: PlannedArm) -> dict[str, Any]:
-        try:
+        with _naming(arm):
             return _facts(plan, arm, builder)
-        except UserError as e:
-            text = str(e).removeprefix(f'arm {arm.name}: ')
-            raise UserError(f'arm {arm.name}: {text}') from e
 
+    for arm in plan.arms:
+        with _naming(arm):
+            _check_metric(plan, builder(resolve(plan.config(arm, plan.seeds[0]))))
     arms = build_budget(plan.budget).even(plan, count)
     _refuse_twins(plan, arms)
     machine = {
@@ -72,9 +75,35 @@ def check_runs(sweep: SweepDir, plan: Plan) -> None:
         RunDir(sweep.run_dir(job)).check(resolve(plan.config(plan.arm(job.arm), job.seed)))
 
 
+@contextlib.contextmanager
+def _naming(arm: PlannedArm) -> Iterator[None]:
+    """Begins what is raised with the arm's name."""
+    try:
+        yield
+    except UserError as e:
+        text = str(e).removeprefix(f'arm {arm.name}: ')
+        raise UserError(f'arm {arm.name}: {text}') from e
+
+
+def _check_metric(plan: Plan, setup: Setup) -> None:
+    """Raises UserError for a metric that the run would not log."""
+    evals = setup.config.evals
+    compared = watched(f'{plan.metric}: better={plan.better}', evals, 'metric', patience=False)
+
+    def names(evaluation: str) -> tuple[str, ...]:
+        opened = Evaluation(setup, evaluation, evals[evaluation], judges_of(setup))
+        with setup.sharding.active():
+            return opened.names()
+
+    def once(evaluation: str) -> tuple[str, ...]:
+        key = ('names', evaluation, tuple(evals[evaluation].scores))
+        return setup.programs.once(key, partial(names, evaluation))
+
+    compared.check(once, 'metric')
+
+
 def _facts(plan: Plan, arm: PlannedArm, builder: Builder) -> dict[str, Any]:
     config = resolve(plan.config(arm, plan.seeds[0]))
-    watched(f'{plan.metric}: better={plan.better}', config.evals, 'metric', patience=False)
     setup = builder(config)
     flops = setup.flops_per_token * setup.tokens_per_step * config.num_steps
     return {

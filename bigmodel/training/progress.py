@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bigmodel import config as config_lib
@@ -51,7 +51,8 @@ class Watched:
         found, sign = Best(), 1 if self.better == 'max' else -1
         for record in read_jsonl(path) if self.metric else ():
             if record['split'] == self.evaluation:
-                value = self._value(record)
+                # Nothing may have counted for it in this evaluation, though not in others.
+                value = float(record.get(self.metric, math.nan))
                 first = not found.step and not math.isnan(value)
                 if first or sign * (value - found.value) > self.least:
                     found = Best(record['step'], value)
@@ -59,21 +60,21 @@ class Watched:
                     found = dataclasses.replace(found, since=found.since + 1)
         return found
 
+    def check(self, names: Callable[[str], Iterable[str]], what: str) -> None:
+        """Raises UserError for a metric that is none of the `names` that its evaluation logs."""
+        there = tuple(names(self.evaluation)) if self.metric else ('',)
+        if self.metric not in there:
+            raise UserError(
+                f'{what}: evals.{self.evaluation} logs no {self.metric!r}.'
+                f'{nearest(self.metric, there)} It logs: {", ".join(there)}'
+            )
+
     def told(self, best: Best) -> dict[str, Any] | None:
         """What result.json says of it."""
         if not best.step:
             return None
         metric = f'{self.evaluation}/{self.metric}'
         return {'metric': metric, 'step': best.step, 'value': best.value}
-
-    def _value(self, record: Mapping[str, Any]) -> float:
-        if self.metric not in record:
-            there = [k for k in record if k not in ('step', 'split', 'seconds')]
-            raise UserError(
-                f'evals.{self.evaluation} has no {self.metric!r}.{nearest(self.metric, there)} '
-                f'It has: {", ".join(there)}'
-            )
-        return float(record[self.metric])
 
     def reason_to_stop(self, path: pathlib.Path) -> str:
         """What a run that has not got better ends with, from its metrics.jsonl; '' to go on."""
