@@ -1,10 +1,11 @@
 """Before anything runs: every arm is checked and counted; arms that are the same are refused."""
 
+import contextlib
 import dataclasses
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from bigmodel.sweeps.plan import Plan, PlannedArm
 from bigmodel.sweeps.pruning import build_pruning
 from bigmodel.sweeps.samplers import build_sampler
 from bigmodel.sweeps.spaces import as_text, from_json
+from bigmodel.training.evaluate import Evaluation, judges_of
 from bigmodel.training.programs import program_of
 from bigmodel.training.progress import watched
 from bigmodel.training.rundir import RunDir
@@ -52,6 +54,9 @@ def preflight(plan: Plan) -> Plan:
     are the same.
     """
     builder = Builder()
+    for arm in plan.arms:
+        with _naming(arm):
+            _check_metric(plan, builder(resolve(plan.config(arm, plan.seeds[0]))))
     arms = build_budget(plan.budget).even(plan, partial(_count, plan, builder))
     _refuse_twins(plan, arms)
     ends = tuple(check_arm(plan, arm, builder) for arm in _ends_of_space(plan))
@@ -93,16 +98,39 @@ def check_runs(sweep: SweepDir, plan: Plan) -> None:
 
 def _count(plan: Plan, builder: Builder, arm: PlannedArm) -> dict[str, Any]:
     """The facts of an arm; raises UserError, which names it, when it cannot run."""
-    try:
+    with _naming(arm):
         return _facts(plan, arm, builder)
+
+
+@contextlib.contextmanager
+def _naming(arm: PlannedArm) -> Iterator[None]:
+    """Begins what is raised with the arm's name."""
+    try:
+        yield
     except UserError as e:
         text = str(e).removeprefix(f'arm {arm.name}: ')
         raise UserError(f'arm {arm.name}: {text}') from e
 
 
+def _check_metric(plan: Plan, setup: Setup) -> None:
+    """Raises UserError for a metric that the run would not log."""
+    evals = setup.config.evals
+    compared = watched(f'{plan.metric}: better={plan.better}', evals, 'metric', patience=False)
+
+    def names(evaluation: str) -> tuple[str, ...]:
+        opened = Evaluation(setup, evaluation, evals[evaluation], judges_of(setup))
+        with setup.sharding.active():
+            return opened.names()
+
+    def once(evaluation: str) -> tuple[str, ...]:
+        key = ('names', evaluation, tuple(evals[evaluation].scores))
+        return setup.programs.once(key, partial(names, evaluation))
+
+    compared.check(once, 'metric')
+
+
 def _facts(plan: Plan, arm: PlannedArm, builder: Builder) -> dict[str, Any]:
     config = resolve(plan.config(arm, plan.seeds[0]))
-    watched(f'{plan.metric}: better={plan.better}', config.evals, 'metric', patience=False)
     setup = builder(config)
     flops = setup.flops_per_token * setup.tokens_per_step * config.num_steps
     return {

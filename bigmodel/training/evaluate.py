@@ -79,6 +79,17 @@ class Evaluation:
         results = self._with_texts(params, self.results(params, companions))
         return self._values(results), results
 
+    def names(self) -> tuple[str, ...]:
+        """Of what it logs, found without computing anything: the scores are of no rows."""
+        params, companions = self._setup.abstract.params, self._setup.abstract.companions
+        batch = put_batch(self.data.batches(0), self._setup.sharding)
+        metrics, judged = jax.eval_shape(self._judge, params, batch, companions=dict(companions))
+        none = np.zeros(0, int)
+        rows = {k: np.zeros((0, *v.shape[1:]), v.dtype) for k, v in judged.items()}
+        rows |= {'index': none} | self._whose(none)
+        results = self._results(dict.fromkeys(metrics, 0.0), rows)
+        return tuple(self._values(dataclasses.replace(results, texts=(Text(0, '', ''),))))
+
     def _with_texts(self, params: Any, results: Results) -> Results:
         return dataclasses.replace(results, texts=self._generate(params))
 
@@ -128,12 +139,15 @@ class Evaluation:
                 keep = index < batches.num_rows
                 judged = {'index': index, **gathered(judged)}
                 found.append({k: v[keep] for k, v in judged.items()} | self._whose(index[keep]))
-        means = values(total or {})
-        if self._setup.task.whole_text and self.data.store.num_bytes:
-            means |= _bits_per_byte(means, self.data, self._setup.task.text_nll)
         joined = {k: np.concatenate([f[k] for f in found]) for k in (found or [{}])[0]}
+        return self._results(values(total or {}), joined)
+
+    def _results(self, means: dict[str, float], rows: dict[str, np.ndarray]) -> Results:
+        task = self._setup.task
+        if task.whole_text and self.data.store.num_bytes:
+            means = means | _bits_per_byte(means, self.data, task.text_nll)
         names, decode = self._setup.label_names, self.data.tokenizer.decode
-        return Results(means, joined, names, decode, references=self._right)
+        return Results(means, rows, names, decode, references=self._right)
 
     def _whose(self, index: Int[np.ndarray, ' n']) -> dict[str, np.ndarray]:
         """The documents of rows, and how many rows each of them has."""

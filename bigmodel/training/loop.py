@@ -45,6 +45,8 @@ def train(
         best = watched(config.checkpoint.best, config.evals, 'checkpoint.best', patience=False)
         patient = watched(config.stop_early, config.evals, 'stop_early', patience=True)
         evaluations = open_evaluations(setup)
+        best.check(lambda name: evaluations[name].names(), 'checkpoint.best')
+        patient.check(lambda name: evaluations[name].names(), 'stop_early')
 
         # 2. The run directory.
         run.create(setup)

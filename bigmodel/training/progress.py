@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bigmodel import config as config_lib
@@ -58,12 +58,20 @@ class Watched:
         return found
 
     def values(self, path: pathlib.Path) -> Iterator[tuple[int, float]]:
-        """(step, value) of each evaluation in a metrics.jsonl, in order; raises UserError where one
-        does not have the metric.
-        """
+        """(step, value) of each evaluation in a metrics.jsonl, in order."""
         for record in read_jsonl(path) if self.metric else ():
             if record['split'] == self.evaluation:
-                yield record['step'], self._value(record)
+                # Nothing may have counted for it in this evaluation, though not in others.
+                yield record['step'], float(record.get(self.metric, math.nan))
+
+    def check(self, names: Callable[[str], Iterable[str]], what: str) -> None:
+        """Raises UserError for a metric that is none of the `names` that its evaluation logs."""
+        there = tuple(names(self.evaluation)) if self.metric else ('',)
+        if self.metric not in there:
+            raise UserError(
+                f'{what}: evals.{self.evaluation} logs no {self.metric!r}.'
+                f'{nearest(self.metric, there)} It logs: {", ".join(there)}'
+            )
 
     def told(self, best: Best) -> dict[str, Any] | None:
         """What result.json says of it."""
@@ -71,15 +79,6 @@ class Watched:
             return None
         metric = f'{self.evaluation}/{self.metric}'
         return {'metric': metric, 'step': best.step, 'value': best.value}
-
-    def _value(self, record: Mapping[str, Any]) -> float:
-        if self.metric not in record:
-            there = [k for k in record if k not in ('step', 'split', 'seconds')]
-            raise UserError(
-                f'evals.{self.evaluation} has no {self.metric!r}.{nearest(self.metric, there)} '
-                f'It has: {", ".join(there)}'
-            )
-        return float(record[self.metric])
 
     def reason_to_stop(self, path: pathlib.Path) -> str:
         """What a run that has not got better ends with, from its metrics.jsonl; '' to go on."""

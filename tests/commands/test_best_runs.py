@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pytest
+
 from bigmodel.commands.main import main
 from bigmodel.training.writers import read_jsonl
 from tests.commands.conftest import base
@@ -61,3 +63,19 @@ def test_the_best_checkpoint_is_kept_and_the_run_stops(text, tmp_path, capsys) -
     there = json.loads((run / 'result.json').read_text())
     assert (there['steps'], there['best']) == (steps, best)
     assert there['stopped_early'] == result['stopped_early']
+
+
+@pytest.mark.parametrize('key', ['checkpoint.best', 'stop_early'])
+def test_a_metric_that_no_evaluation_logs_is_refused_before_training(
+    key, text, tmp_path, capsys
+) -> None:
+    """The scores and what is computed of a text are known too."""
+    patience = ': patience=1' if key == 'stop_early' else ''
+    args = ['train', *base(text), f'--workdir={tmp_path / "run"}']
+    args += ["--config.evals.validation.scores=('perplexity',)"]
+    args += [f'--config.{key}=validation/f1{patience}']
+    assert main(args) == 2
+    line = capsys.readouterr().err
+    assert line.count('\n') == 1 and f"{key}: evals.validation logs no 'f1'." in line
+    assert 'It logs: accuracy, loss, nll, bits_per_byte, perplexity' in line
+    assert not (tmp_path / 'run').exists()

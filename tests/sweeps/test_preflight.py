@@ -41,6 +41,14 @@ def test_a_mistake_names_its_arm(write) -> None:
         planned(write, "grid({'optimizer.learning_rate': (1.0, -1.0)})")
 
 
+def test_an_arm_that_would_not_log_the_metric_is_refused(write) -> None:
+    arms = "grid({'evals.validation.scores': ((), ('perplexity',))})"
+    with pytest.raises(UserError, match=r"arm .*: metric: evals.validation logs no 'perplexity'"):
+        planned(write, arms, metric='validation/perplexity')
+    scored = "grid({'evals.validation.scores': (('perplexity',),), 'accumulate': (1,)})"
+    assert len(planned(write, scored, metric='validation/perplexity')) == 1
+
+
 def test_equal_flops(write) -> None:
     arms = planned(write, "grid({'model.depth': (1, 3)})", budget='flops').values()
     one, three = (arm.facts for arm in arms)

@@ -32,12 +32,14 @@ def moved(x: jax.Array) -> jax.Array:
 
 
 def evaluated(config: ConfigDict) -> dict[str, Any]:
-    """Each evaluation's values and results, with the initial parameters."""
+    """Each evaluation's values and results, with the initial parameters; it names the values."""
     setup = build(config)
     with setup.sharding.active():
         params = jax.tree.map(moved, setup.initial_state().params)  # the head begins with zeros
         found = open_evaluations(setup)
-        return {name: (e(params), e.results(params)) for name, e in found.items()}
+        values = {name: (e(params), e.results(params)) for name, e in found.items()}
+        assert all(e.names() == tuple(values[name][0]) for name, e in found.items())
+        return values
 
 
 def test_scores_are_of_every_row_once_on_any_mesh(tmp_path) -> None:

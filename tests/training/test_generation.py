@@ -41,7 +41,9 @@ def evaluated(config: ConfigDict) -> tuple[dict[str, float], Results, Evaluation
     with setup.sharding.active():
         params = jax.tree.map(moved, setup.initial_state().params)
         evaluation = Evaluation(setup, 'validation', config.evals.validation, judges_of(setup))
-        return *evaluation.scored(params), evaluation, jax.device_get(params)
+        values, results = evaluation.scored(params)
+        assert evaluation.names() == tuple(values)
+        return values, results, evaluation, jax.device_get(params)
 
 
 @pytest.mark.parametrize('task', PATHS)

@@ -66,6 +66,20 @@ def test_what_cannot_be_read_is_refused(text, patience, message) -> None:
         read(text, patience)
 
 
-def test_a_metric_that_is_not_there_is_named(records) -> None:
-    with pytest.raises(UserError, match=r"evals.validation has no 'f1_macro'.* It has: loss, f1"):
-        read('validation/f1_macro').best(records)
+def test_a_metric_that_is_not_logged_is_refused_and_the_nearest_named() -> None:
+    def names(evaluation: str) -> tuple[str, ...]:
+        return {'validation': ('loss', 'f1_macro')}[evaluation]
+
+    read('validation/loss').check(names, 'x')
+    read('').check(names, 'x')
+    message = (
+        r"x: evals.validation logs no 'f1_mac'. Did you mean 'f1_macro'\? It logs: loss, f1_macro"
+    )
+    with pytest.raises(UserError, match=message):
+        read('validation/f1_mac: better=max').check(names, 'x')
+
+
+def test_an_evaluation_in_which_nothing_counted_is_never_better(records) -> None:
+    with records.open('a') as file:
+        file.write(json.dumps({'step': 70, 'split': 'validation', 'loss': math.nan}) + '\n')
+    assert read('validation/f1').best(records) == Best(10, 3.0, 6)
