@@ -4,6 +4,16 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+# XLA reads these once, when it is loaded; processes that tests start inherit them. What a program
+# computes is tested, not how fast. `exact_jit` of tests/small.py compiles as usual.
+QUICK_FLAGS = (
+    '--xla_backend_optimization_level=0',
+    '--xla_llvm_disable_expensive_passes=true',
+    '--xla_cpu_use_fusion_emitters=false',
+)
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *QUICK_FLAGS]).strip()
+
+# ruff: noqa: E402
 import jax
 import pytest
 from jaxtyping import install_import_hook

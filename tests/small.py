@@ -33,9 +33,17 @@ SHAPE = {
 CPU = Request(Causal(), False, 0.0, 'cpu', 'float32')
 CPU_KERNELS = tuple(name for name, kernel in KERNELS.items() if not kernel().refusal(CPU))
 
-# Tests hold what a program computes, not how fast. Comparisons with golden values compile as usual,
-# because tanh is less exact this way.
+# Tests hold what a program computes, not how fast (see tests/conftest.py). Golden values of tanh
+# need the program as usual, because tanh is less exact when it is compiled quickly.
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
+exact_jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        'xla_backend_optimization_level': 3,
+        'xla_llvm_disable_expensive_passes': False,
+        'xla_cpu_use_fusion_emitters': True,
+    },
+)
 
 
 def small_config(seq_len: int = 12, **model: Any) -> ConfigDict:

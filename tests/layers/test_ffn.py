@@ -13,6 +13,7 @@ from bigmodel.layers.feedforward import ACTIVATIONS
 from bigmodel.layers.ffn import FFNS
 from bigmodel.specs import make
 from tests.golden.values import golden
+from tests.small import exact_jit
 
 # Golden values are float64; sums of 12 float32 products.
 CLOSE = {'rtol': 2e-5, 'atol': 2e-5}
@@ -39,7 +40,7 @@ def test_values_and_gradients_are_pytorchs(name: str, activation: str) -> None:
         output, vjp = jax.vjp(lambda p, x: module.apply({'params': p}, x), params, x)
         return output, vjp(cotangent)
 
-    output, (d_params, d_x) = jax.jit(run)(params, values['x'], values['cotangent'])
+    output, (d_params, d_x) = exact_jit(run)(params, values['x'], values['cotangent'])
     np.testing.assert_allclose(output, values['output'], **CLOSE)
     np.testing.assert_allclose(d_x, values['d_x'], **CLOSE)
     for path, gradient in d_params.items():
