@@ -16,7 +16,7 @@ from bigmodel.sweeps.status import status
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sweep`."""
-    parser.add_argument('--arms', default='', help="names or patterns: 'rope*,alibi'; '': all")
+    parser.add_argument('--arms', default='', help="names or patterns: 'rope* alibi'; '': all")
     parser.add_argument('--seeds', default='', help="of the sweep's: '0,1'; '': all")
     parser.add_argument('--list', action='store_true', help='print the arms and what they change')
     parser.add_argument('--plan', action='store_true', help='check and count, without running')
@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the sweep, or does what the options say; returns an exit code."""
     sweep = SweepDir(_workdir(args))
+    if args.workers < 0:
+        raise UserError(f'--workers={args.workers} must not be negative')
     if args.status or args.follow:
         return _show_status(sweep, args.follow)
     if args.list:
@@ -58,6 +60,7 @@ def _list(plan: Plan, jobs: tuple[Job, ...]) -> int:
 def _preflight(args: argparse.Namespace, sweep: SweepDir) -> int:
     """Checks and counts in this process, which takes the devices; writes the plan."""
     from bigmodel import devices
+    from bigmodel.sweeps.budgets import with_measured
     from bigmodel.sweeps.local import num_workers
     from bigmodel.sweeps.preflight import check_runs, preflight
     from bigmodel.sweeps.search import adding, with_found
@@ -66,6 +69,8 @@ def _preflight(args: argparse.Namespace, sweep: SweepDir) -> int:
     plan = read_plan(_config(args), args.overrides)
     jobs = selected(plan, args.arms, args.seeds)
     devices.configure(plan.base['sharding']['host_devices'], 1)
+    if sweep.plan.exists():
+        plan = with_measured(plan, sweep.read_plan())
     plan = preflight(plan)
     with adding(sweep):
         plan = with_found(sweep, plan)
@@ -123,6 +128,11 @@ def _be_worker(args: argparse.Namespace, sweep: SweepDir) -> int:
         if code:
             return code
     plan = sweep.read_plan()
+    if args.config and (plan.source, plan.overrides) != (_config(args), tuple(args.overrides)):
+        raise UserError(
+            f'{sweep.path} holds the plan of {plan.source} with the overrides {plan.overrides}; '
+            f'give the same --config and overrides, or neither'
+        )
     jobs = selected(plan, args.arms, args.seeds)
     devices.configure(plan.base['sharding']['host_devices'], 1)
     try:

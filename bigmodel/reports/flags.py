@@ -16,6 +16,7 @@ def flags(found: Gathered) -> list[str]:
     runs = [run for arm in found.arms for run in arm.done.values()]
     sentences = [_budget(found, words, read) for words, read in _BUDGETS.items()]
     sentences += [_differ(runs, words, read) for words, read in _SAME.items()]
+    sentences += [_other_measure(found), *_other_configs(found)]
     dirty = sum(bool((run.facts.get('git') or {}).get('dirty')) for run in runs)
     if dirty:
         sentences.append(f'{dirty} of {len(runs)} runs were of code with uncommitted changes.')
@@ -46,6 +47,43 @@ def _seeds(found: Gathered) -> Iterator[str]:
         yield f'Several runs have one arm and seed ({", ".join(twice)}): the last one counts.'
 
 
+def _other_measure(found: Gathered) -> str:
+    """Where the same name is of another measurement: other data, tokens or tasks."""
+    evaluation = found.metric.partition('/')[0]
+    keys = [
+        key
+        for key in found.varied
+        if key.startswith((f'evals.{evaluation}.', *MEASURE)) and not key.endswith('.every')
+    ]
+    if not keys:
+        return ''
+    return (
+        f'Arms differ in {", ".join(keys)}, so {found.metric} is not the same measurement in all: a '
+        f'difference may be one of what is measured.'
+    )
+
+
+def _other_configs(found: Gathered) -> Iterator[str]:
+    """Runs whose config is not what the plan says of their arm."""
+    for arm in found.arms:
+        wrong = {
+            key
+            for run in arm.runs
+            for key, value in arm.changes.items()
+            if run.config and _plain(run.config.get(key)) != _plain(value)
+        }
+        if wrong:
+            yield (
+                f'Runs of {arm.name} were trained with another {", ".join(sorted(wrong))} than the '
+                f'plan says now.'
+            )
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+MEASURE = ('task', 'data.tokenizer', 'data.format', 'data.packing', 'data.seq_len', 'data.source')
 _BUDGETS: dict[str, Callable[[Run], float]] = {
     'steps': lambda run: run.facts['steps'],
     'the step of the value': lambda run: run.step,

@@ -109,8 +109,9 @@ def _paired(arm: Arm, base: dict[int, float]) -> list[float]:
 def _p_value(differences: Sequence[float]) -> float:
     if len(differences) < FEWEST:
         return math.nan
-    if not deviation(differences):  # the same difference at every seed: the same run, or planted
-        return 1.0 if not differences[0] else 0.0
+    # The same difference at every seed, but for rounding: a metric too coarse to show its noise.
+    if deviation(differences) < 1e-9 * max(map(abs, differences)) or not any(differences):
+        return 1.0
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 

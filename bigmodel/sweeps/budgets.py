@@ -11,6 +11,7 @@ from bigmodel.training.measure import measure
 from bigmodel.training.setup import resolve
 
 TIMED_STEPS = 8
+STEP = 'step_seconds'  # among the facts of an arm
 
 Count = Callable[[PlannedArm], dict[str, Any]]
 Amount = Annotated[float, NOT_NEGATIVE]
@@ -69,27 +70,49 @@ class Flops(Steps):
 class Seconds(Budget):
     """So many seconds of training, by the step time that each arm has alone on this machine; 0: the
     baseline's. Compilation and evaluations are not counted.
+
+    What was measured of an arm stays in the plan, so that a sweep that goes on has the same steps.
     """
 
     amount: Amount = 0.0
 
     def even(self, plan: Plan, count: Count) -> tuple[PlannedArm, ...]:
-        amount = self.amount
-        if not amount:
-            base = plan.arm(plan.baseline)
-            amount = count(base)['num_steps'] * self._step(plan, base)
+        base = plan.arm(plan.baseline)
+        amount = self.amount or count(base)['num_steps'] * self._step(plan, base)
         return tuple(self._evened(plan, arm, amount, count) for arm in plan.arms)
 
     def _evened(self, plan: Plan, arm: PlannedArm, amount: float | int, count: Count) -> PlannedArm:
         _refuse(arm, 'num_steps')
         seconds = self._step(plan, arm)
+        if not self.amount and arm.name == plan.baseline:
+            return dataclasses.replace(arm, facts=count(arm) | {STEP: seconds})
         steps = max(1, round(amount / seconds))
         arm = dataclasses.replace(arm, changes={**arm.changes, 'num_steps': str(steps)})
-        return dataclasses.replace(arm, facts=count(arm) | {'step_seconds': seconds})
+        return dataclasses.replace(arm, facts=count(arm) | {STEP: seconds})
 
     def _step(self, plan: Plan, arm: PlannedArm) -> float:
+        if STEP in arm.facts:
+            return arm.facts[STEP]
         config = resolve(plan.config(arm, plan.seeds[0]))
         return measure(config, TIMED_STEPS)['step_ms']['median'] / 1000
+
+
+def with_measured(plan: Plan, before: Plan) -> Plan:
+    """`plan` with the step times that an earlier plan of the same config measured."""
+    if (plan.base, plan.budget) != (before.base, before.budget):
+        return plan
+    known = {
+        arm.name: ({k: v for k, v in arm.changes.items() if k != 'num_steps'}, arm.facts[STEP])
+        for arm in before.arms
+        if STEP in arm.facts
+    }
+
+    def again(arm: PlannedArm) -> PlannedArm:
+        changes, seconds = known.get(arm.name, (None, 0.0))
+        same = changes == dict(arm.changes)
+        return dataclasses.replace(arm, facts={STEP: seconds}) if same else arm
+
+    return dataclasses.replace(plan, arms=tuple(map(again, plan.arms)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +142,8 @@ class Parameters(Budget):
         if tried[0].facts['num_params'] == amount:
             return tried[0]
         low, high = 1, max(2, 4 * model.width // unit)  # in units; more of them, more parameters
+        while of_width(high * unit).facts['num_params'] < amount:
+            high *= 2
         while low < high:
             middle = (low + high) // 2
             tried.append(of_width(middle * unit))

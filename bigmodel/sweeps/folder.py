@@ -4,6 +4,7 @@ sweep.json            the plan
 ARM/seedN/            a run directory for each arm and seed
 jobs/ARM.seedN.lock   held by the worker that trains it
 jobs/ARM.seedN.json   why a run failed
+jobs/ARM.seedN.begun  a line for each process that began it and did not end it
 jobs/search.lock      held by the worker that adds an arm to the plan
 logs/worker-I.log     what a worker said
 studies.journal       what the runs told of themselves, where losing ones are pruned
@@ -13,6 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -109,6 +111,21 @@ class SweepDir:
     def forgive(self, job: Job) -> None:
         """Lets a failed run be tried again."""
         self._of(job, 'json').unlink(missing_ok=True)
+        self.end(job)
+
+    def begin(self, job: Job) -> None:
+        """Notes that this process works on `job`: should it die, the note stays."""
+        with open(self._of(job, 'begun'), 'a') as file:
+            file.write(f'{os.getpid()}\n')
+
+    def end(self, job: Job) -> None:
+        """Takes the notes of `begin` back."""
+        self._of(job, 'begun').unlink(missing_ok=True)
+
+    def deaths(self, job: Job) -> int:
+        """How many processes died while they worked on `job`; asked before `begin`."""
+        path = self._of(job, 'begun')
+        return len(path.read_text().splitlines()) if path.exists() else 0
 
     def state(self, job: Job) -> RunState:
         """What has become of a run."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 ROOT = pathlib.Path(__file__).parents[2]
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 60.0  # seconds that a stopped run has to save itself
 
 
@@ -68,18 +68,22 @@ def launch(
         while any(worker.poll() is None for worker in workers) and not caught:
             time.sleep(every)
             watch()
-        _stop(workers, caught)
-    finally:
+    finally:  # also when `watch` has nowhere to write
+        _stop(workers)
         for s, handler in old.items():
             signal.signal(s, handler)
     if caught:
         return 128 + caught[0]
-    return next((worker.returncode for worker in workers if worker.returncode), 0)
+    for index, worker in enumerate(workers):
+        if worker.returncode < 0:
+            name = signal.Signals(-worker.returncode).name
+            print(f'worker {index} was killed by {name}; see {logs}/worker-{index}.log', flush=True)
+    return next((abs(worker.returncode) for worker in workers if worker.returncode), 0)
 
 
-def _stop(workers: Sequence[subprocess.Popen], caught: Sequence[int]) -> None:
+def _stop(workers: Sequence[subprocess.Popen]) -> None:
     for worker in workers:
-        if caught and worker.poll() is None:
+        if worker.poll() is None:
             worker.send_signal(signal.SIGTERM)
     until = time.monotonic() + GRACE
     for worker in workers:

@@ -21,6 +21,12 @@ from bigmodel.sweeps.spaces import as_text
 from bigmodel.training.progress import watched
 
 SET_BY_SWEEPS = ('baselines', 'sample', 'sharding.host_devices')
+# What neither an arm nor the command line may set, and what to do instead.
+NOT_OF_ARMS = {
+    'seed': 'give Sweep(seeds=(0, 1, 2)), and --seeds to choose among them',
+    'baselines': 'the arms are what is compared',
+    'sample': 'samples are written by single runs; use `launch.py generate` afterwards',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +142,9 @@ def read_plan(path_and_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> P
     The arms are not yet checked beyond their keys and types: `preflight` does that.
     """
     path, _, arg = path_and_arg.partition(':')
+    for key, _ in overrides:
+        if key in NOT_OF_ARMS:
+            raise UserError(f'--config.{key} is not of a sweep: {NOT_OF_ARMS[key]}')
     base, module = read_base(path_and_arg, overrides)
     if not hasattr(module, 'sweep'):
         raise UserError(f'{path} does not define sweep(), which returns the arms')
@@ -152,18 +161,15 @@ def read_plan(path_and_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> P
     baseline = found.baseline or names[0]
     if baseline not in names:
         raise unknown(f'{path}: baseline', baseline, names)
-    return Plan(
+    metric = f'{found.metric}: better={found.better}' if found.better else found.metric
+    compared = watched(metric, base.evals, f'{path}: metric', patience=False)
+    plan = Plan(
         name=sweep_name(path_and_arg, overrides),
         question=_question(module.__doc__ or ''),
         source=path_and_arg,
         overrides=tuple(overrides),
-        metric=found.metric,
-        better=watched(
-            f'{found.metric}: better={found.better}' if found.better else found.metric,
-            base.evals,
-            f'{path}: metric',
-            patience=False,
-        ).better,
+        metric=f'{compared.evaluation}/{compared.metric}',
+        better=compared.better,
         baseline=baseline,
         budget=found.budget,
         seeds=tuple(found.seeds),
@@ -172,6 +178,9 @@ def read_plan(path_and_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> P
         prune=found.prune,
         search=_search(found.search),
     )
+    for each in arms:
+        plan.config(each, plan.seeds[0])  # raises for a key or a type
+    return plan
 
 
 def sweep_name(path_and_arg: str, overrides: Sequence[tuple[str, str]]) -> str:
@@ -182,12 +191,12 @@ def sweep_name(path_and_arg: str, overrides: Sequence[tuple[str, str]]) -> str:
 
 
 def selected(plan: Plan, patterns: str = '', seeds: str = '') -> tuple[Job, ...]:
-    """The runs of arms that match one of 'rope*,alibi' with the seeds '0,1' ('': all)."""
+    """The runs of arms that match one of 'rope* alibi' with the seeds '0,1' ('': all)."""
     names = [arm.name for arm in plan.arms]
     jobs = plan.jobs
     if patterns:
         wanted = set()
-        for pattern in patterns.split(','):
+        for pattern in patterns.split():  # names have commas
             matched = fnmatch.filter(names, pattern)
             if not matched:
                 raise UserError(
@@ -205,13 +214,21 @@ def selected(plan: Plan, patterns: str = '', seeds: str = '') -> tuple[Job, ...]
 
 
 def _check(sweep: Sweep, path: str) -> None:
-    if not sweep.arms:
-        raise UserError(f'{path}: sweep() has no arms')
-    if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
-        raise UserError(f'{path}: seeds={sweep.seeds!r} must be different numbers, at least one')
+    listed = isinstance(sweep.arms, Sequence) and all(isinstance(a, Mapping) for a in sweep.arms)
+    if not listed or not sweep.arms:
+        raise UserError(f'{path}: arms={sweep.arms!r} must be a list of dicts, at least one')
+    seeds = sweep.seeds if isinstance(sweep.seeds, Sequence) else ()
+    right = all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+    if not right or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(
+            f'{path}: seeds={sweep.seeds!r} must be a tuple of different whole numbers, such as '
+            f'(0, 1, 2)'
+        )
     for arm in sweep.arms:
-        if 'seed' in arm:
-            raise UserError(f"{path}: an arm sets 'seed'; give Sweep(seeds=(0, 1, 2)) instead")
+        for key in (*NOT_OF_ARMS, 'sharding.host_devices'):
+            if key in arm:
+                why = NOT_OF_ARMS.get(key, 'every arm has the same; set it in get_config()')
+                raise UserError(f'{path}: an arm sets {key!r}: {why}')
     if sweep.search != Search():
         _check_search(sweep, path)
 

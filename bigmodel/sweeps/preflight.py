@@ -114,8 +114,10 @@ def _naming(arm: PlannedArm) -> Iterator[None]:
 
 def _check_metric(plan: Plan, setup: Setup) -> None:
     """Raises UserError for a metric that the run would not log."""
-    evals = setup.config.evals
+    config, evals = setup.config, setup.config.evals
     compared = watched(f'{plan.metric}: better={plan.better}', evals, 'metric', patience=False)
+    best = watched(config.checkpoint.best, evals, 'checkpoint.best', patience=False)
+    patient = watched(config.stop_early, evals, 'stop_early', patience=True)
 
     def names(evaluation: str) -> tuple[str, ...]:
         opened = Evaluation(setup, evaluation, evals[evaluation], judges_of(setup))
@@ -123,10 +125,14 @@ def _check_metric(plan: Plan, setup: Setup) -> None:
             return opened.names()
 
     def once(evaluation: str) -> tuple[str, ...]:
-        key = ('names', evaluation, tuple(evals[evaluation].scores))
+        key = ('names', evaluation, str(evals[evaluation]))
         return setup.programs.once(key, partial(names, evaluation))
 
+    for evaluation in evals:  # opens each, which raises for what it cannot read
+        once(evaluation)
     compared.check(once, 'metric')
+    best.check(once, 'checkpoint.best')
+    patient.check(once, 'stop_early')
 
 
 def _facts(plan: Plan, arm: PlannedArm, builder: Builder) -> dict[str, Any]:

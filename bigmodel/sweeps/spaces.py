@@ -6,6 +6,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from bigmodel.errors import UserError
 from bigmodel.sweeps.optional import optuna
 
@@ -135,4 +137,6 @@ def from_json(plain: Mapping[str, Any]) -> Space:
 
 def as_text(value: Any) -> str:
     """A value of the config as a command line has it."""
+    if isinstance(value, np.generic):
+        value = value.item()
     return value if isinstance(value, str) else repr(value)

@@ -19,6 +19,7 @@ from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import resolve
 from bigmodel.training.signals import Interrupted
 
+MOST_DEATHS = 2  # of processes, of which a run may be the cause
 OPEN = ('waiting', 'stopped')  # states of runs that somebody has yet to do
 
 
@@ -48,7 +49,15 @@ def _try(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoStu
         # Somebody may have done it between the look and the claim.
         if not ours or RunDir(sweep.run_dir(job)).result.exists():
             return False
+        plan = sweep.read_plan()  # it may have been made anew since
+        if job not in plan.jobs:
+            return False
+        if sweep.deaths(job) >= MOST_DEATHS:
+            sweep.fail(job, f'its process died {MOST_DEATHS} times while it ran (of memory?)')
+            return True
+        sweep.begin(job)
         _train(sweep, plan, job, builder, studies)
+        sweep.end(job)
         return True
 
 
@@ -70,7 +79,8 @@ def _train(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoS
     print(f'\n=== {job}', flush=True)
     try:
         result = run_to_end(run, config, builder, lambda run: studies.reason_to_stop(job, run))
-    except Interrupted:
+    except Interrupted:  # saved, and no failure
+        sweep.end(job)
         raise
     except UserError as e:
         sweep.fail(job, str(e))
@@ -78,7 +88,8 @@ def _train(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoS
         print(f'failed: {e}', flush=True)
     except Exception as e:  # one arm must not stop the others
         details = traceback.format_exc()
-        sweep.fail(job, f'{type(e).__name__}: {e}', details)
+        said = str(e).strip().splitlines() or ['']
+        sweep.fail(job, f'{type(e).__name__}: {said[0]}', details)
         studies.tell(job, run, 'fail')
         print(details, flush=True)
     else:

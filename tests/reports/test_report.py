@@ -202,3 +202,14 @@ def test_mistakes(swept, tmp_path, capsys) -> None:
     ):
         assert main(['report', *argv]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_another_measurement_is_flagged(tmp_path) -> None:
+    arms = named(grid({'evals.validation.batches': (2, 4)}))
+    sweep = made_sweep(tmp_path / 'made', arms, (0, 1, 2), lambda c, s: falling(1.0, 0.01, s))
+    config = sweep.run_dir(Job('batches=4', 1)) / 'config.json'
+    config.write_text(config.read_text().replace('"batches": 4', '"batches": 8'))
+    assert main(['report', str(sweep.path)]) == 0
+    text = read(sweep, 'report.md')
+    assert 'Arms differ in evals.validation.batches, so validation/loss is not the same' in text
+    assert 'Runs of batches=4 were trained with another evals.validation.batches than the' in text

@@ -53,14 +53,16 @@ def test_the_command_of_a_run_makes_its_config(write) -> None:
         ("Sweep([{'model.positon': 'rope'}])", "arm rope: .*Did you mean 'model.position'"),
         ("Sweep([{'model.depth': 'two'}])", 'arm two: .*expected int'),
         ("Sweep([{'seed': 1}])", r'give Sweep\(seeds='),
-        ('Sweep([])', r'sweep\(\) has no arms'),
-        ('Sweep([{}], seeds=(1, 1))', 'must be different numbers'),
+        ('Sweep([])', 'must be a list of dicts'),
+        ('Sweep([{}], seeds=(1, 1))', 'must be a tuple of different whole numbers'),
         (
             "Sweep(grid({'model.position': ('rope', 'alibi')}), baseline='rop')",
             "Did you mean 'rope'",
         ),
         ("Sweep([{}], metric='validation/nothing')", "which way is 'nothing' better"),
         ("Sweep([{}], metric='test/loss')", "evals has no 'test'"),
+        ("Sweep([{'sharding.host_devices': 2}])", 'every arm has the same'),
+        ("Sweep([{'baselines': ()}])", 'the arms are what is compared'),
         ('[{}]', 'must return a Sweep, not list'),
         ("Sweep([{'name': 'a'}, {'name': 'a', 'num_steps': 3}])", 'are both named'),
     ],
@@ -81,9 +83,19 @@ def test_a_config_without_sweep_is_refused(write, tmp_path) -> None:
 
 def test_runs_are_selected(write) -> None:
     plan = read_plan(write("Sweep(grid({'num_steps': (1, 2, 30)}), seeds=(0, 5))"))
-    assert {job.arm for job in selected(plan, '*=1,*=30')} == {'num_steps=1', 'num_steps=30'}
+    assert {job.arm for job in selected(plan, '*=1 *=30')} == {'num_steps=1', 'num_steps=30'}
     assert {job.seed for job in selected(plan, seeds='5')} == {5}
     with pytest.raises(UserError, match=r"no arm matches 'num_step=1'. Did you mean 'num_steps=1'"):
         selected(plan, 'num_step=1')
     with pytest.raises(UserError, match='--seeds=3: the sweep has 0, 5'):
         selected(plan, seeds='3')
+
+
+def test_the_metric_is_stored_without_its_direction(write) -> None:
+    plan = read_plan(write("Sweep([{}], metric='validation/x: better=max')"))
+    assert (plan.metric, plan.better) == ('validation/x', 'max')
+
+
+def test_seeds_are_not_overridden(write) -> None:
+    with pytest.raises(UserError, match=r'--config.seed is not of a sweep'):
+        read_plan(write(POSITIONS), [('seed', '3')])

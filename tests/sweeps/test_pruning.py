@@ -124,16 +124,6 @@ def test_a_value_that_is_no_number_loses(studies) -> None:
     assert train(sweep, opened, Job(plan.arms[3].name, 0), nan)[0] == 2
 
 
-def test_a_metric_that_is_not_logged_is_named(studies) -> None:
-    plan, sweep, opened = studies()
-    run = plant(sweep, plan.jobs[0], {2: 1.0})
-    run.metrics.write_text(run.metrics.read_text().replace('loss', 'losses'))
-    with pytest.raises(UserError, match=r"evals.validation has no 'loss'. Did you mean 'losses'"):
-        opened.reason_to_stop(plan.jobs[0], run)
-    opened.tell(plan.jobs[0], run, 'lost')
-    assert opened.of(0).get_trials()[0].state.name == 'PRUNED'
-
-
 def test_a_sweep_ends_its_loser(write, tmp_path) -> None:
     pytest.importorskip('optuna')
     sweep = SweepDir(tmp_path / 'sweep')

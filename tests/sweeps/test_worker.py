@@ -94,6 +94,46 @@ def test_nothing_is_done_twice_and_failures_wait(swept, monkeypatch) -> None:
     assert sweep.state(failed).state == 'waiting'
 
 
+def test_a_run_that_kills_its_process_is_left_alone_in_the_end(swept, monkeypatch) -> None:
+    plan, sweep = swept
+    toxic = plan.jobs[0]
+    for _ in range(worker.MOST_DEATHS):
+        sweep.begin(toxic)  # and the process dies
+    trained = []
+
+    def train(sweep: SweepDir, plan: Plan, job: Job, *rest: object) -> None:
+        trained.append(job)
+        sweep.fail(job, 'done, for this test')
+
+    monkeypatch.setattr(worker, '_train', train)
+    worker.work(sweep, plan.jobs, 0, 1)
+    assert toxic not in trained and len(trained) == len(plan.jobs) - 1
+    assert 'its process died 2 times' in sweep.state(toxic).error
+    assert all(sweep.deaths(job) == 0 for job in trained)
+    sweep.forgive(toxic)
+    assert sweep.state(toxic).state == 'waiting' and sweep.deaths(toxic) == 0
+
+
+def test_a_plan_that_was_made_anew_is_what_is_trained(swept, monkeypatch) -> None:
+    plan, sweep = swept
+    seen = {}
+
+    def train(sweep: SweepDir, plan: Plan, job: Job, *rest: object) -> None:
+        seen[job] = plan.arm(job.arm).changes
+        arms = tuple(
+            dataclasses.replace(arm, changes={**arm.changes, 'optimizer.learning_rate': '0.5'})
+            for arm in plan.arms
+            if arm.name != 'other'
+        )
+        sweep.write_plan(dataclasses.replace(plan, arms=arms))
+        sweep.fail(job, 'done, for this test')
+
+    monkeypatch.setattr(worker, '_train', train)
+    worker.work(sweep, plan.jobs, 0, 1)
+    rates = [changes['optimizer.learning_rate'] for changes in seen.values()]
+    assert set(rates[1:]) == {'0.5'} and not any(job.arm == 'other' for job in seen)
+
+
 @pytest.mark.parametrize('count', [1, 2, 3])
 def test_workers_share_and_then_help(swept, count) -> None:
     plan, _ = swept
