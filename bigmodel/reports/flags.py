@@ -58,8 +58,8 @@ def _other_measure(found: Gathered) -> str:
     if not keys:
         return ''
     return (
-        f'Arms differ in {", ".join(keys)}, so {found.metric} is not the same measurement in all: a '
-        f'difference may be one of what is measured.'
+        f'Arms differ in {", ".join(keys)}, so {found.metric} is not the same measurement in '
+        f'all: a difference may be one of what is measured.'
     )
 
 

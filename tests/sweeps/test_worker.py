@@ -1,5 +1,6 @@
 """Workers: a run of a sweep is the run alone; failures stay alone; nothing is done twice."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
