@@ -91,7 +91,7 @@ class HfTokenizer:
         self.__dict__.update(state)
 
     @functools.cached_property
-    def _words(self) -> words.Words:
+    def _words(self) -> words.Words | words.ByteWords:
         return words.of_pieces(self.text, self._vocabulary, self.vocab_size)
 
     @functools.cached_property

@@ -14,6 +14,7 @@ from bigmodel.errors import UserError
 
 FILE = 'tokenizer.json'
 Ids = Iterable[int] | np.ndarray
+BYTE_WORDS = words.of_bytes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ByteTokenizer:
 
     def word_starts(self, ids: Int[np.ndarray, 'n L']) -> Bool[np.ndarray, 'n L']:
         """Which tokens begin a word (data/words.py)."""
-        return words.Words(words.LETTERS, words.LETTERS).starts(ids)
+        return BYTE_WORDS.starts(ids)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes tokenizer.json into `folder`."""

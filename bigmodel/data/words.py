@@ -1,41 +1,79 @@
 """Where words begin among tokens: not where letters go on with those of the token before."""
 
 import dataclasses
+import functools
 import json
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-# Bytes of letters and digits; those beyond ASCII are of letters, for all that a byte tells.
-LETTERS = np.array([i > 127 or chr(i).isalnum() for i in range(256)])
+from bigmodel.data import utf8_pieces
+from bigmodel.data.utf8_pieces import Pieces
+
+# What a character is to the one before: a letter (or digit) goes on with a letter, a mark (a vowel,
+# an accent) with whatever it is put on, and a byte of no character, as where a row cuts one, with
+# another. The rest stand alone.
+ALONE, LETTER, MARK, STRAY, NOTHING = range(5)
+JOINERS = '\u200c\u200d'  # of no width, inside of words of Persian and of India
+# Scripts without spaces between words, by how the names of their characters begin. Each character
+# is a word of its own, as in BERT's code, where it is so of the first.
+SPACELESS = re.compile(
+    '(CJK|HIRAGANA|KATAKANA|HALFWIDTH KATAKANA|BOPOMOFO|YI|THAI|LAO|KHMER|MYANMAR|TIBETAN)[ -]'
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """Of each id, whether its first and its last character may be inside of a word."""
+    """Of each id, what its first character is, and its last that is no mark (else MARK)."""
 
-    first: Bool[np.ndarray, ' V']
-    last: Bool[np.ndarray, ' V']
+    first: Int[np.ndarray, ' V']
+    last: Int[np.ndarray, ' V']
 
     def starts(self, ids: Int[np.ndarray, 'n L']) -> Bool[np.ndarray, 'n L']:
         """Which tokens begin a word; ids beyond the vocabulary are words of their own."""
         known = ids < len(self.first)
         safe = np.where(known, ids, 0)
-        ends = self.last[safe] & known
-        return ~(self.first[safe] & known & np.pad(ends, ((0, 0), (1, 0)))[:, :-1])
+        first, last = (np.where(known, of[safe], NOTHING) for of in (self.first, self.last))
+        return ~_goes_on(first, last)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteWords:
+    """Words where each id stands for bytes, which may be any part of a character."""
+
+    pieces: Pieces
+
+    def starts(self, ids: Int[np.ndarray, 'n L']) -> Bool[np.ndarray, 'n L']:
+        """Which tokens begin a word; ids without bytes are words of their own."""
+        stream, places = self.pieces.stream(ids)
+        codes = utf8_pieces.characters(stream)
+        there = np.flatnonzero(codes != utf8_pieces.INSIDE)
+        kinds = _kinds(codes[there])
+        begins = np.zeros(len(stream), bool)
+        begins[there] = ~_goes_on(kinds[None], kinds[None])[0]
+        return begins[places]
+
+
+def of_bytes() -> ByteWords:
+    """Words where the ids below 256 are bytes."""
+    return ByteWords(Pieces.of({i: bytes([i]) for i in range(256)}, 256))
 
 
 def of_characters(texts: Mapping[str, int], size: int) -> Words:
     """Words of letters and digits, from the text of each id."""
-    first, last = np.zeros((2, size), bool)
+    first, last = np.full((2, size), NOTHING)
     for text, i in texts.items():
-        first[i], last[i] = text[:1].isalnum(), text[-1:].isalnum()
+        kinds = [_kind(c) for c in text] or [NOTHING]
+        first[i] = kinds[0]
+        last[i] = next((kind for kind in reversed(kinds) if kind != MARK), MARK)
     return Words(first, last)
 
 
-def of_pieces(tokenizer: str, vocabulary: Mapping[str, int], size: int) -> Words:
+def of_pieces(tokenizer: str, vocabulary: Mapping[str, int], size: int) -> Words | ByteWords:
     """Words of a Hugging Face tokenizer, of which this is the tokenizer.json.
 
     A vocabulary that marks the pieces inside of words (`##` of BERT's) says where they begin;
@@ -44,17 +82,44 @@ def of_pieces(tokenizer: str, vocabulary: Mapping[str, int], size: int) -> Words
     described: dict[str, Any] = json.loads(tokenizer)
     inside = described['model'].get('continuing_subword_prefix')
     if inside:
-        first = np.zeros(size, bool)
-        first[[i for text, i in vocabulary.items() if text.startswith(inside)]] = True
-        return Words(first, np.ones(size, bool))
+        first = np.full(size, ALONE)
+        first[[i for text, i in vocabulary.items() if text.startswith(inside)]] = LETTER
+        return Words(first, np.full(size, LETTER))
     if '"ByteLevel"' not in json.dumps(described.get('decoder')):
         return of_characters(vocabulary, size)
-    first, last = np.zeros((2, size), bool)
     byte = _byte_of_character()
-    for text, i in vocabulary.items():
-        if text and set(text) <= byte.keys():
-            first[i], last[i] = LETTERS[byte[text[0]]], LETTERS[byte[text[-1]]]
-    return Words(first, last)
+    known = {i: text for text, i in vocabulary.items() if set(text) <= byte.keys()}
+    pieces = {i: bytes(byte[character] for character in text) for i, text in known.items()}
+    return ByteWords(Pieces.of(pieces, size))
+
+
+def _goes_on(
+    first: Int[np.ndarray, 'n L'], last: Int[np.ndarray, 'n L']
+) -> Bool[np.ndarray, 'n L']:
+    """Which of these continue a word, marks letting through what they are put on."""
+    places = np.where(last != MARK, np.arange(last.shape[1]), 0)
+    reached = np.take_along_axis(last, np.maximum.accumulate(places, axis=1), 1)
+    before = np.pad(reached, ((0, 0), (1, 0)), constant_values=NOTHING)[:, :-1]
+    same = (first == before) & ((first == LETTER) | (first == STRAY))
+    return same | ((first == MARK) & (before != NOTHING))
+
+
+def _kinds(codes: Int[np.ndarray, ' S']) -> Int[np.ndarray, ' S']:
+    """Of characters by number, or of what is none, which is negative."""
+    table = np.zeros(codes.max(initial=0) + 4, np.int8)  # quicker than np.unique
+    table[codes] = 1
+    there = np.flatnonzero(table[:-3])
+    table[there] = [_kind(chr(code)) for code in there.tolist()]
+    table[utf8_pieces.STRAY], table[utf8_pieces.NO_BYTES] = STRAY, NOTHING
+    return table[codes]
+
+
+@functools.cache
+def _kind(character: str) -> int:
+    if unicodedata.category(character).startswith('M') or character in JOINERS:
+        return MARK
+    spaced = not SPACELESS.match(unicodedata.name(character, ''))
+    return LETTER if character.isalnum() and spaced else ALONE
 
 
 def _byte_of_character() -> dict[str, int]:

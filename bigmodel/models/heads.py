@@ -170,7 +170,11 @@ class SpanHead(nn.Module):
 
 
 class JointHead(nn.Module):
-    """Two heads side by side, for a task that is two (Radford et al. 2018, §3.2)."""
+    """Two heads side by side, for a task that is two (Radford et al. 2018, §3.2).
+
+    The only head of a run to start from is restored as the one that has its shape; the other is to
+    be left out: `init_from.restore=(('head/first/.*', False), ('.*', True))`.
+    """
 
     vocab_size: int
     num_ids: int

@@ -79,6 +79,10 @@ class Joint(RowTask):
         return self.of_rows.skips_unlabelled
 
     @property
+    def learns_unlabelled(self) -> bool:
+        return self.skips_unlabelled
+
+    @property
     def extra_tokens(self) -> int:
         return self.of_tokens.extra_tokens
 

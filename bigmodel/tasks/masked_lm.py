@@ -22,10 +22,11 @@ class MaskedLM(Task):
 
     Of a row's tokens `rate` are chosen, at least one: neither padding nor the marks of a document's
     ends. Of those the share `mask` becomes the mask, which is an id of the task's own, `random` a
-    token drawn from the tokenizer's, and the rest stays. With `whole_words` words are chosen one
-    after the other, and left out when they have more tokens than are still wanted; what becomes of
-    a token is drawn as before (Devlin et al. 2018, later code; Cui et al. 2019). Metrics, over the
-    chosen tokens: `loss` (nats a token, with the extras), `nll` (nats a token), `accuracy`.
+    token drawn from the tokenizer's, and the rest stays. With `whole_words` words (of scripts
+    without spaces, such as Chinese, each character) are chosen one after the other, and left out
+    when they have more tokens than are still wanted; what becomes of a token is drawn as before
+    (Devlin et al. 2018, later code; Cui et al. 2019). Metrics, over the chosen tokens: `loss` (nats
+    a token, with the extras), `nll` (nats a token), `accuracy`.
     """
 
     rate: Annotated[float, POSITIVE, SHARE] = 0.15

@@ -102,6 +102,7 @@ class Task:
     companions: tuple[str, ...] = ()
     labelled = False
     skips_unlabelled = False  # whether rows with the label -1 are left out
+    learns_unlabelled = False  # whether something is predicted of them too
     causal = False  # whether next tokens are predicted, so the model must not see later ones
     two_sided = False  # whether tokens follow from both sides, so the model must see later ones
     prefixed = False  # whether batches mark a prefix, which the mask `prefix` shows to all

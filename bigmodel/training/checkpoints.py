@@ -76,7 +76,8 @@ class Checkpoints:
         if not jax.tree.leaves(kept):
             raise UserError('init_from.restore restores nothing; let one regex be True')
         found = self.param_shapes(step)
-        wanted = quantised.to_read(params_lib.flatten(kept), found)
+        wanted = {_place(path, x, found): x for path, x in params_lib.flatten(kept).items()}
+        wanted = quantised.to_read(wanted, found)
         _check_shapes(found, wanted, f'{self.folder}/{step}', exact=False)
         return kept
 
@@ -85,8 +86,12 @@ class Checkpoints:
         else those of the run's base. Of stacked layers each may have the upper ones alone. Weights
         that are wanted quantised and are floats there are quantised here.
         """
-        as_there = quantised.to_read(wanted, self.param_shapes(step))
-        return quantised.as_wanted(self._read(step, as_there), wanted)
+        found = self.param_shapes(step)
+        places = {path: _place(path, x, found) for path, x in wanted.items()}
+        there = {place: wanted[path] for path, place in places.items()}
+        read = self._read(step, quantised.to_read(there, found))
+        read = quantised.as_wanted(read, there)
+        return {path: read[place] for path, place in places.items() if place in read}
 
     def _read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
         found, missing, own = self.shapes(step), dict(wanted), {}
@@ -126,8 +131,10 @@ class Checkpoints:
             return own
         run, at = find_run(base.checkpoint, str(self.folder.parent))
         theirs = Checkpoints(run / 'checkpoints').param_leaves(at)
-        places = [quantised.place_in(theirs, path) for path in base.parameters]
-        return own | {path: theirs[path] for path in places}
+        for path in base.parameters:
+            place = quantised.place_in(theirs, path)
+            own |= {place: theirs[place]} if place in theirs else {path: theirs[_alone(path)]}
+        return own
 
     def wait(self) -> None:
         """Returns when nothing is being written any more."""
@@ -222,6 +229,18 @@ def _read_base(base: Base, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
         return checkpoints.read(step, wanted)
     finally:
         checkpoints.close()
+
+
+def _place(path: str, leaf: Any, found: Mapping[str, tuple[int, ...]]) -> str:
+    """Where a checkpoint has a parameter: that of one head of two may be of a run's only head."""
+    alone = _alone(path)
+    return alone if path not in found and found.get(alone) == tuple(leaf.shape) else path
+
+
+def _alone(path: str) -> str:
+    """Of a parameter of one head of two, what it is called where there is no other."""
+    parts = path.split('/')
+    return '/'.join([parts[0], *parts[2:]]) if parts[0] == 'head' else path
 
 
 def _rows_of(leaf: Any, shape: tuple[int, ...] | None) -> Any:

@@ -114,8 +114,8 @@ class Setup(Outline):
     def open_evaluation(self, name: str, config: ConfigDict, split: str, labelled: bool) -> Data:
         """The data of an entry of `evals`, as `config` has it: with this run's classes, or none."""
         check_format(config, self.task)
-        tokenizer, labelled = self.data.tokenizer, labelled and self.task.labelled
-        data = _open(config, self.task, split, tokenizer, False, labelled)
+        labelled = labelled and self.task.labelled and not self.task.learns_unlabelled
+        data = _open(config, self.task, split, self.data.tokenizer, False, labelled)
         if self.task.predicts != 'tokens':
             check_classes(f'evals.{name}', data.label_names, self.label_names)
         return data

@@ -56,14 +56,16 @@ def test_the_second_head_starts_from_what_a_causal_lm_learned(run, finished_run,
     assert json.loads(last)['causal_lm_nll/plain'] == pytest.approx(want['nll'], rel=1e-5)
 
 
-def test_what_a_batch_has_no_label_for_is_left_out_of_its_metrics(arguments, tmp_path):
-    """Rows with a label come so rarely that the two steps have none."""
+def test_what_there_is_no_label_for_is_left_out_of_metrics(arguments, text, tmp_path):
+    """The two steps have no row with a label, which are rare, and the evaluation is of none."""
     rare = [a.replace('named: 1 ', 'named: 0.001 ') for a in arguments if 'named: 1 ' in a]
+    rare.append(f'--config.evals.validation.data=source=text path={text}')
     run = tmp_path / 'run'
     assert main(['train', *arguments, *rare, f'--workdir={run}']) == 0
-    *trained, validation = map(json.loads, (run / 'metrics.jsonl').read_text().splitlines())
-    assert len(trained) == 2 and validation['classification_nll'] > 0
-    for record in trained:
+    records = list(map(json.loads, (run / 'metrics.jsonl').read_text().splitlines()))
+    assert [r['split'] for r in records] == ['train', 'train', 'validation']
+    assert records[-1]['bits_per_byte'] > 0
+    for record in records:
         assert record['causal_lm_nll'] > 0 and record['loss'] > 0
         assert not any(key.startswith('classification') for key in record)
 

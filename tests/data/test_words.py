@@ -5,7 +5,7 @@ import pytest
 import tokenizers as hf
 from tokenizers import models, pre_tokenizers
 
-from bigmodel.data import words
+from bigmodel.data import utf8_pieces, words
 from bigmodel.data.hf_tokenizer import HfTokenizer
 from bigmodel.data.plain_tokenizers import ByteTokenizer, CharTokenizer
 
@@ -28,6 +28,64 @@ def test_bytes_and_characters() -> None:
     # The document's marks and ids of a task are words of their own; é is two bytes.
     want = [1, 1, 0, 1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1]
     assert begins.astype(int).tolist() == want
+
+
+# As read by a person: marks of vowels and accents belong to their letters, emoji and the characters
+# of scripts without spaces are alone.
+SCRIPTS = [
+    '|he| |我|爱|你|们|2|，|ok',
+    '|привет|,| |мир|!| |Ёж5',
+    '|😀|🎉|a|👍|🏽',
+    '|ich| |❤\ufe0f|dich',
+    '|カ|タ|か|な|と|漢|字',
+    '|한국어| |문장',
+    '|नमस्ते| |दुनिया',
+    '|ที่|นี่',
+    '|e\u0301te\u0301| |étés',
+]
+
+
+@pytest.mark.parametrize('barred', SCRIPTS)
+def test_words_of_any_script_whatever_the_tokens_are(barred: str) -> None:
+    """Bytes, characters, and byte-level pieces that cut characters."""
+    text, words_of = barred.replace('|', ''), barred.split('|')[1:]
+    chars = CharTokenizer(''.join(sorted(set(text))))
+    begins = chars.word_starts(chars.encode(text)[None])[0]
+    assert np.flatnonzero(begins).tolist() == starts(words_of, len)
+    ids = np.array([list(text.encode())])
+    in_bytes = starts(words_of, lambda word: len(word.encode()))
+    assert np.flatnonzero(ByteTokenizer().word_starts(ids)[0]).tolist() == in_bytes
+    # Pieces of three bytes begin a word where their first byte does.
+    named = {b: c for c, b in words._byte_of_character().items()}
+    pieces = [''.join(named[b] for b in text.encode()[i : i + 3]) for i in range(0, ids.size, 3)]
+    vocabulary = {p: i for i, p in enumerate(dict.fromkeys(pieces))}
+    made = hf.Tokenizer(models.BPE(vocabulary, []))
+    made.decoder = hf.decoders.ByteLevel()
+    found = HfTokenizer(made.to_str()).word_starts(np.array([[vocabulary[p] for p in pieces]]))
+    assert [3 * i for i in np.flatnonzero(found[0])] == [i for i in in_bytes if i % 3 == 0]
+
+
+def starts(words_of: list[str], size) -> list[int]:
+    return [0, *np.cumsum([size(word) for word in words_of])[:-1].tolist()]
+
+
+def test_bytes_of_no_character_stay_together_and_rows_apart() -> None:
+    """A row may begin and end inside of a character, and bytes need not be UTF-8."""
+    whole = '中文'.encode()
+    rows = np.array([list(whole[:4]), list(whole[2:]), [255, 97, 0xC3, 0xC3]])
+    want = [[1, 0, 0, 1], [1, 1, 0, 0], [1, 1, 1, 0]]
+    assert ByteTokenizer().word_starts(rows).astype(int).tolist() == want
+
+
+@pytest.mark.parametrize('size', [2, 3, 4])
+def test_characters_are_those_of_pythons_decoder(size: int) -> None:
+    """Every length of UTF-8, between bytes that are none."""
+    low, high = {2: (0x80, 0x7FF), 3: (0x800, 0xFFFF), 4: (0x10000, 0x10FFFF)}[size]
+    codes = [c for c in np.linspace(low, high, 97, dtype=int) if not 0xD800 <= c < 0xE000]
+    stream = np.array([b for c in codes for b in (0x80, *chr(c).encode())])
+    found = utf8_pieces.characters(stream).reshape(-1, size + 1)
+    assert (found[:, 0] == utf8_pieces.STRAY).all() and (found[:, 1] == codes).all()
+    assert (found[:, 2:] == utf8_pieces.INSIDE).all()
 
 
 def test_pieces_of_berts_vocabulary() -> None:

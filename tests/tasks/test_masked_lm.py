@@ -236,6 +236,18 @@ def test_whole_words_are_chosen_together_or_not_at_all() -> None:
     assert chosen.sum(1).max() == wanted and chosen.sum(1).mean() > wanted - 1
 
 
+def test_words_of_text_without_spaces_are_its_characters() -> None:
+    """Chinese as bytes: each character is chosen whole, and as many as are wanted."""
+    text = '学而时习之，不亦说乎？有朋自远方来'
+    rows = {'tokens': np.tile(np.frombuffer(text.encode(), np.uint8), (300, 2)).astype(np.int32)}
+    chosen = MaskedLM(rate=0.3, whole_words=True).prepare(rows, draws(300), BYTES)['weights'] > 0
+    characters = chosen.reshape(300, -1, 3)
+    assert (characters.all(-1) == characters.any(-1)).all()
+    wanted = round(0.3 * 6 * len(text)) // 3
+    assert (characters.all(-1).sum(1) == wanted).all()
+    assert (characters.any(-1).sum(0) > 50).all()
+
+
 def test_words_end_with_their_document_and_too_long_ones_stay() -> None:
     tokens = np.array([list(b'abcdefgh'), list(b'abcdefgh')], np.int32)
     segments = np.array([[1] * 6 + [2] * 2, [1] * 8])

@@ -71,6 +71,26 @@ def saved(tmp_path):
     return tmp_path
 
 
+def test_one_head_of_two_starts_from_the_only_one_of_another_run(saved):
+    """By its shape; the other head is new."""
+    params = abstract(placed(tree(1), 'fsdp=8', 'fsdp'))['params']
+    sharding, only = params['head']['w'].sharding, tree()['params']['head']['w']
+    for shape in ((4, 3), (4, 5)):
+        second = {'w': jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)}
+        params['head'] = {'first': second, 'second': second}
+        rules, checkpoints = (
+            (('head/first/.*', False), ('.*', True)),
+            Checkpoints(saved / 'checkpoints'),
+        )
+        if shape == only.shape:
+            got = checkpoints.restore_params(5, params, rules)
+            assert got['head']['first']['w'] is None
+            np.testing.assert_array_equal(got['head']['second']['w'], only)
+        else:
+            with pytest.raises(UserError, match="has no 'head/second/w'"):
+                checkpoints.check_params(5, params, rules)
+
+
 def test_parameters_are_restored_by_regexes(saved):
     params = abstract(placed(tree(1), 'fsdp=8', 'fsdp'))['params']
     rules = (('head/.*', False), ('.*', True))
