@@ -13,9 +13,10 @@ def get_config(arg: str = '') -> ConfigDict:
     c.name = ''  # of the run directory, runs/<name>; '': the config file's name
     c.seed = 0  # of the initialisation, the data order and dropout
     c.num_steps = 1000  # parameter updates
-    # causal_lm, prefix_lm, masked_lm, span_corruption, ul2, masked_images; fine-tuned: instruction,
-    # seq2seq, classification, regression, token_classification, extractive_qa, multiple_choice;
-    # distillation; of preferences dpo, simpo; joint(first=, second=, weight=): two in one step
+    # causal_lm, prefix_lm, masked_lm, replaced_tokens, span_corruption, ul2, masked_images;
+    # fine-tuned: instruction, seq2seq, classification, regression, token_classification,
+    # extractive_qa, multiple_choice; distillation; of preferences dpo, simpo;
+    # joint(first=, second=, weight=): two in one step
     c.task = 'causal_lm'  # bigmodel/tasks; `launch.py parts task` lists their arguments
     c.accumulate = 1  # microbatches summed before an update
     c.stop_early = ''  # 'validation/loss: patience=3' evaluations that are not the best; '': never
@@ -23,6 +24,7 @@ def get_config(arg: str = '') -> ConfigDict:
     c.check_finite = True  # stop when the loss is NaN or infinite
     c.baselines = ()  # runs beside this one, 'name: key=value ...', whose results are compared
     # Frozen models of other runs that the task asks for: 'teacher: RUN' of distillation,
+    # 'generator: RUN' of replaced_tokens,
     c.companions = ()  # 'reference: RUN' of dpo (when not named: that of init_from)
     c.sample = ''  # prompt (or source) of samples.txt, written at the end; '': none
 
@@ -74,7 +76,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
-    # lm(tied=, scale=), mlm(tied=, activation=, norm=), classifier(pool=), regressor(pool=),
+    # lm(tied=, scale=), mlm(tied=, activation=, norm=), detector, classifier(pool=),
+    # regressor(pool=),
     c.model.head = ''  # token_classifier, span, pixels, joint(first=, second=) of the task joint
     # lora(rank=, alpha=, where=, dropout=), dora, qlora(block=, bits=): of a base in few bits
     c.model.adapter = 'none'  # freeze what it adapts

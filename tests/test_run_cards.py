@@ -24,6 +24,7 @@ from experiments import probes
 from experiments.ablations import positions
 from experiments.finetune import cifar, glue, preferences, squad
 from experiments.pretrain import tfds_text
+from tests.small import unboxed_shapes
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / 'experiments'
 SWEEPS = sorted(p for p in EXPERIMENTS.rglob('*.py') if 'def sweep(' in p.read_text())
@@ -79,6 +80,10 @@ def test_card_builds_and_its_step_has_shapes(card: pathlib.Path) -> None:
     check_shapes_of_a_step(config_lib.load(str(card)))
 
 
+# What a companion is -> its head.
+COMPANION_HEADS = {'decoder': 'lm', 'masked_lm': 'mlm'}
+
+
 def check_shapes_of_a_step(config: config_lib.ConfigDict) -> None:
     presets.resolve(config.model, config.data.seq_len)
     task = build_task(config.task)
@@ -86,8 +91,12 @@ def check_shapes_of_a_step(config: config_lib.ConfigDict) -> None:
     model = build_model(config.model, config.model.vocab_size or 256, labels, 'cpu')
     optimizer, hparams = build_optimizer(config, abstract_params(model))
     state = jax.eval_shape(lambda h: init_state(model, optimizer, h), hparams)
-    models = dict.fromkeys(task.companions, model)
-    state = state.replace(companions=dict.fromkeys(models, state.params))
+    theirs = config.model.copy_and_resolve_references()
+    theirs.head = COMPANION_HEADS[task.companions_are]
+    theirs = build_model(theirs, config.model.vocab_size or 256, 0, 'cpu')
+    models = dict.fromkeys(task.companions, theirs)
+    shapes = {name: unboxed_shapes(frozen) for name, frozen in models.items()}
+    state = state.replace(companions=shapes)
     rows, length = config.data.batch_size, config.data.seq_len + task.extra_tokens
     groups = (task.group,) if task.group > 1 else ()
     batch = dict.fromkeys(('positions', 'segments'), np.ones((rows, *groups, length), np.int32))

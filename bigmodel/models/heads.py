@@ -149,6 +149,27 @@ class TokenClassifier(nn.Module):
         return _outputs(self, self.num_labels, x_BLD)
 
 
+class Detector(nn.Module):
+    """One logit for each token, of whether it was replaced; starts at zero (Clark et al. 2020, §2).
+
+    As in the paper: their code has one more layer.
+    """
+
+    logit_scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    predicts = 'replaced'
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, 'B L D'],
+        inputs: Inputs,
+        segments_BL: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, 'B L']:
+        return _outputs(self, 1, x_BLD)[..., 0]
+
+
 class SpanHead(nn.Module):
     """Logits of each token as the first and as the last of a span; starts at zero (Devlin et al.
     2018, §4.2).
@@ -268,6 +289,7 @@ HEADS = {
     'mlm': MLMHead,
     'classifier': Classifier,
     'token_classifier': TokenClassifier,
+    'detector': Detector,
     'regressor': Regressor,
     'span': SpanHead,
     'pixels': PixelHead,

@@ -13,6 +13,7 @@ from bigmodel.tasks.multiple_choice import MultipleChoice
 from bigmodel.tasks.preference import DPO, SimPO
 from bigmodel.tasks.prefix_lm import PrefixLM
 from bigmodel.tasks.regression import Regression
+from bigmodel.tasks.replaced_tokens import ReplacedTokens
 from bigmodel.tasks.seq2seq import Seq2Seq
 from bigmodel.tasks.span_corruption import SpanCorruption
 from bigmodel.tasks.task import Task
@@ -23,6 +24,7 @@ TASKS = {
     'causal_lm': CausalLM,
     'prefix_lm': PrefixLM,
     'masked_lm': MaskedLM,
+    'replaced_tokens': ReplacedTokens,
     'masked_images': MaskedImages,
     'span_corruption': SpanCorruption,
     'ul2': UL2,

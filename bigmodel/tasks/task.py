@@ -87,7 +87,7 @@ class Task:
     own in the model's vocabulary: ids vocab_size, vocab_size + 1, … `reads` are those of `KINDS`
     that it can work on, `predicts` is what it predicts (and its head: `heads`), `learns` what its
     formats teach. An example has `group` documents. `companions` are the frozen models that it asks
-    the model for ('reference', 'teacher').
+    the model for ('reference', 'teacher'), and `companions_are` is what each must be.
     """
 
     reads: tuple[str, ...] = ('tokens',)
@@ -100,6 +100,7 @@ class Task:
     extra_ids = 0
     group = 1
     companions: tuple[str, ...] = ()
+    companions_are = 'decoder'  # of `training.companions.REFUSALS`
     labelled = False
     skips_unlabelled = False  # whether rows with the label -1 are left out
     learns_unlabelled = False  # whether something is predicted of them too

@@ -72,7 +72,10 @@ def open_companions(
                 f'companions: the {name} {path!r} was trained with another tokenizer than '
                 f'data.tokenizer={config.data.tokenizer!r}'
             )
-        _check(config, task, theirs, tokenizer.vocab_size, f'companions: the {name} {path!r}')
+        who = f'companions: the {name} {path!r}'
+        if why := REFUSALS[task.companions_are](theirs):
+            raise UserError(f'{who} {why}')
+        _check(config, task, theirs, tokenizer.vocab_size, who)
         num_ids = tokenizer.vocab_size + task.extra_ids
         model = build_model(theirs.model, num_ids, 0, sharding.platform)
         boxed = abstract_params(model)
@@ -89,9 +92,7 @@ def open_companions(
 
 
 def _check(config: ConfigDict, task: Task, theirs: ConfigDict, ids: int, who: str) -> None:
-    """The same logits over the same tokens, at any place of the rows."""
-    if why := refusal(theirs) or _other_reading(theirs):
-        raise UserError(f'{who} {why}; name a causal decoder')
+    """The same tokens, at any place of the rows."""
     sizes = [
         padded_vocab(c.model.vocab_size, ids + t.extra_ids)
         for c, t in ((theirs, build_task(theirs.task)), (config, task))
@@ -109,8 +110,26 @@ def _check(config: ConfigDict, task: Task, theirs: ConfigDict, ids: int, who: st
         )
 
 
+def _no_decoder(theirs: ConfigDict) -> str:
+    """Why a model does not read tokens from one side and says the next one, or ''."""
+    why = refusal(theirs) or _other_reading(theirs)
+    return why and f'{why}; name a causal decoder'
+
+
 def _other_reading(theirs: ConfigDict) -> str:
     """What a model that generates text may read beside the tokens before the next one, or ''."""
     if theirs.model.encoder_depth:
         return 'has an encoder'
     return 'reads a prefix from both sides' if build_task(theirs.task).prefixed else ''
+
+
+def _no_masked_lm(theirs: ConfigDict) -> str:
+    """Why a model does not say what hidden tokens are, or ''."""
+    task = build_task(theirs.task)
+    if task.two_sided and not task.prefixed and task.heads == ('tokens',):
+        return ''
+    return f'has learned {theirs.task!r}; name a run of masked_lm'
+
+
+# What a task says that its companions are -> why the model of a config is not that, or ''.
+REFUSALS = {'decoder': _no_decoder, 'masked_lm': _no_masked_lm}

@@ -94,7 +94,13 @@ def test_pool_is_the_vector_it_names(pool: str) -> None:
 
 @pytest.mark.parametrize(
     ('head', 'outputs'),
-    [('classifier', LABELS), ('token_classifier', LABELS), ('regressor', 1), ('span', 2)],
+    [
+        ('classifier', LABELS),
+        ('token_classifier', LABELS),
+        ('regressor', 1),
+        ('span', 2),
+        ('detector', 1),
+    ],
 )
 def test_heads_for_fine_tuning_start_at_zero(head: str, outputs: int) -> None:
     model = small_model(LENGTH, LABELS, mask='full', head=head)
@@ -104,13 +110,16 @@ def test_heads_for_fine_tuning_start_at_zero(head: str, outputs: int) -> None:
     assert not quick_jit(lambda p: apply(model, p, tokens))(params).any()
 
 
-@pytest.mark.parametrize('head', ['token_classifier', 'span'])
+@pytest.mark.parametrize('head', ['token_classifier', 'span', 'detector'])
 def test_heads_of_tokens_are_products_with_each_vector(head: str) -> None:
     model = small_model(LENGTH, LABELS, mask='full', head=head)
     params, tokens = random_params(model), jnp.asarray(random_tokens(2, LENGTH))
     out = params['head']['out']
     want = residual(model, params, tokens) @ out['weight'] + out['bias']
-    np.testing.assert_allclose(quick_jit(lambda p: apply(model, p, tokens))(params), want, **CLOSE)
+    got = quick_jit(lambda p: apply(model, p, tokens))(params)
+    # Of one logit a token there is no axis.
+    np.testing.assert_allclose(got.reshape(want.shape), want, **CLOSE)
+    assert got.ndim == (2 if head == 'detector' else 3)
 
 
 @pytest.mark.parametrize('class_token', [False, True])

@@ -69,14 +69,18 @@ def examples_of(learns: str, folder: pathlib.Path, text_file: pathlib.Path) -> l
     return [f'--config.data.{key}={value}' for key, value in changes.items()]
 
 
+# What a companion is -> a card that trains one.
+COMPANIONS = {'decoder': 'quickstart.py', 'masked_lm': 'pretrain/masked_lm.py'}
+
+
 @pytest.fixture(scope='session')
-def companion(small_args, tmp_path_factory) -> Callable[[], pathlib.Path]:
-    """Trains the shrunk quickstart when it is first asked for; returns its directory."""
+def companion(small_args, tmp_path_factory) -> Callable[[str], pathlib.Path]:
+    """Trains a shrunk card of this kind when it is first asked for; returns its directory."""
 
     @functools.cache
-    def train() -> pathlib.Path:
+    def train(kind: str) -> pathlib.Path:
         run = tmp_path_factory.mktemp('companion') / 'run'
-        card = ROOT / 'experiments' / 'quickstart.py'
+        card = ROOT / 'experiments' / COMPANIONS[kind]
         argv = [f'--config={card}', *small_args, '--config.num_steps=1', f'--workdir={run}']
         assert main(['train', *argv]) == 0
         return run
@@ -95,7 +99,8 @@ def test_shrunk_it_trains_two_steps(card, small_args, text_file, companion, tmp_
     if task.learns and not images:
         changes += examples_of(task.learns, tmp_path, text_file)
     if task.companions:
-        changes += [f'--config.companions={tuple(f"{n}: {companion()}" for n in task.companions)}']
+        run = companion(task.companions_are)
+        changes += [f'--config.companions={tuple(f"{n}: {run}" for n in task.companions)}']
     if images:
         changes += ['--config.data.source=digits', '--config.data.seq_len=17']
     if images and config.data.source != 'digits':

@@ -11,7 +11,7 @@ from bigmodel.tasks.build import TASKS, build_task
 from bigmodel.tasks.by_source import by_source
 from bigmodel.training.step import make_loss_fn
 from tests.small import quick_jit, random_params, small_model
-from tests.tasks.test_tasks import LABELS, LENGTH, SHAPES, SPECS, batch_of
+from tests.tasks.test_tasks import LABELS, LENGTH, SHAPES, SPECS, batch_of, companion_models
 
 NAMES = ('a', 'b', 'none')
 ORIGIN = jnp.array([0, 1, 1, 0], jnp.int32)
@@ -25,8 +25,8 @@ def case(name):
     task = build_task(SPECS.get(name, name))
     model = small_model(LENGTH, LABELS, **SHAPES[name])
     params = random_params(model)
-    frozen = dict.fromkeys(task.companions, random_params(model, 1))
-    models = dict.fromkeys(task.companions, model)
+    models = companion_models(task, model)
+    frozen = {name: random_params(theirs, 1) for name, theirs in models.items()}
 
     def run(objective):
         loss_fn = make_loss_fn(model, objective, models)

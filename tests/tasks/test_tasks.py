@@ -90,6 +90,7 @@ SHAPES = {
     'causal_lm': {},
     'prefix_lm': {'mask': 'prefix'},
     'masked_lm': {'mask': 'full', 'head': 'mlm'},
+    'replaced_tokens': {'mask': 'full', 'head': 'detector'},
     'masked_images': {
         'inputs': 'patches(size=2, channels=1, mask_token=True)',
         'mask': 'full',
@@ -109,6 +110,8 @@ SHAPES = {
     'distillation': {},
     'joint': {'head': 'joint'},
 }
+# Task -> the slots in which its companions differ from its own model.
+FROZEN = {'replaced_tokens': SHAPES['masked_lm']}
 # Task -> marks of four rows, for those that learn from marks.
 MARKS = {
     'token_classification': lambda length: (np.arange(4 * length) % 4).reshape(4, length),
@@ -152,6 +155,13 @@ def batch_of(task: Task) -> dict[str, jax.Array]:
     return {k: jnp.asarray(v) for k, v in made.items()}
 
 
+def companion_models(task: Task, model: Model, **more: Any) -> dict[str, Model]:
+    """Those of a task's companions: its own model, unless `FROZEN` has another."""
+    theirs = FROZEN.get(name_of(task))
+    made = small_model(LENGTH, LABELS, **theirs, **more) if theirs else model
+    return dict.fromkeys(task.companions, made)
+
+
 def pictures() -> np.ndarray:
     """Four images of 3 × 4 patches of 2 × 2 pixels, each black or white."""
     shades = np.array([0, 255, 0, 255], np.uint8)
@@ -182,8 +192,9 @@ def evaluated(spec: str, model: Model, params: Any, batch: dict[str, jax.Array])
 @functools.cache
 def compiled(spec: str, model: Model) -> Any:
     task = build_task(spec)
-    loss_fn = make_loss_fn(model, task, dict.fromkeys(task.companions, model))
-    frozen = dict.fromkeys(task.companions, random_params(model, 1))
+    models = companion_models(task, model)
+    loss_fn = make_loss_fn(model, task, models)
+    frozen = {name: random_params(theirs, 1) for name, theirs in models.items()}
 
     def run(params: Any, batch: dict[str, jax.Array]) -> tuple:
         grads, metrics = jax.grad(loss_fn, has_aux=True)(params, batch, None, frozen)
@@ -328,6 +339,7 @@ CHANCE = {
     'regression': np.var([0, 1, 2, 1]),
     'extractive_qa': 2 * np.log(LENGTH - 2),
     'multiple_choice': np.log(3),
+    'replaced_tokens': np.log(2),
     'dpo': np.log(2),
     'simpo': np.log(2),
     'distillation': 0.5 * np.log(32),
@@ -336,6 +348,7 @@ CHANCE = {
 # What a task is compared with.
 COMPANIONS = {
     'reference': lambda: beginning({}),
+    'generator': lambda: beginning(SHAPES['masked_lm']),
     'teacher': lambda: overfitted('causal_lm', {}, {})[0].params,
 }
 
@@ -361,7 +374,7 @@ def overfitted(
     optimizer, hparams = build_optimizer(config, abstract_params(model))
     params = beginning(shape)
     state = State(jnp.int32(0), params, optimizer.init(params, hparams), frozen)
-    models = dict.fromkeys(frozen, model)
+    models = companion_models(task, model, width=32)
     step = quick_jit(make_train_step(model, task, optimizer, 1, models))
     losses = []
     for _ in range(config.num_steps):
