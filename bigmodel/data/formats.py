@@ -224,7 +224,7 @@ class Chat(Format):
     template: str = 'chatml'
     role: str = 'role'
     content: str = 'content'
-    version: int = dataclasses.field(default=2, init=False)  # of the templates: other tokens
+    version: int = dataclasses.field(default=3, init=False)  # of the templates: other tokens
 
     teaches, marked = 'responses', True
 
