@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import shlex
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,13 +64,24 @@ def override(config: ConfigDict, key: str, text: str) -> None:
 def read_entry(key: str, text: str, usage: str) -> tuple[str, list[str], dict[str, str]]:
     """Reads an entry of the tuple `key`, 'name: word key=value ...': name, words and changes.
 
-    Words are quoted as in a shell. Raises UserError, which shows `usage`, for anything else.
+    Words are quoted as in a shell. Raises UserError, which says what to write, for anything else.
     """
     name, colon, rest = text.partition(':')
     mistake = UserError(f'{key}: cannot read {text!r}; write {usage!r}')
-    if not colon or not name.isidentifier():
+    if not colon:
         raise mistake
-    return name, *_words_and_pairs(rest, mistake)
+    if not name.isidentifier():
+        raise UserError(
+            f"{key}: the name {name!r} must be of letters, digits and '_', as in "
+            f'{_identifier(name)!r}; write {usage!r}'
+        )
+    return name, *_words_and_pairs(rest, key, mistake)
+
+
+def _identifier(name: str) -> str:
+    """The nearest name that `isidentifier`."""
+    kept = re.sub(r'\W+', '_', name).strip('_')
+    return kept if kept.isidentifier() else f'part_{kept}'.rstrip('_')
 
 
 def pairs(text: str, what: str) -> dict[str, str]:
@@ -77,13 +89,27 @@ def pairs(text: str, what: str) -> dict[str, str]:
     error.
     """
     mistake = UserError(f"{what}: cannot read {text!r}; write 'key=value key=value'")
-    words, found = _words_and_pairs(text, mistake)
+    words, found = _words_and_pairs(text, what, mistake)
     if words or '' in found:
         raise mistake
     return found
 
 
-def _words_and_pairs(text: str, mistake: UserError) -> tuple[list[str], dict[str, str]]:
+# What a shell takes as one: an escaped character, or a quoted text.
+QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""")
+LOST_QUOTES = re.compile(r'\([^)]*"')
+
+
+def _hidden(found: re.Match) -> str:
+    return '' if found[0][0] == '\\' else '""'
+
+
+def _words_and_pairs(text: str, what: str, mistake: UserError) -> tuple[list[str], dict[str, str]]:
+    if LOST_QUOTES.search(QUOTED.sub(_hidden, text)):
+        raise UserError(
+            f'{what}: {text.strip()!r} is read as a shell reads it, which eats quotes inside '
+            f"""brackets; write others around the whole, as in 'source=tfds("mnist")'"""
+        )
     try:
         parts = shlex.split(text)
     except ValueError as e:  # a quote that does not end

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints one JSON object with the metrics; writes predictions where they are asked for."""
-    run = opened(args, texts=bool(args.predictions))
+    run = opened(args, args.predictions, '--predictions', texts=bool(args.predictions))
     with run.setup.sharding.active():
         values, results = run.evaluation.scored(run.params, run.setup.restore_companions())
     if args.predictions:
@@ -45,15 +45,22 @@ class Opened(NamedTuple):
     name: str
 
 
-def opened(args: argparse.Namespace, labelled: bool = True, texts: bool = False) -> Opened:
+def opened(
+    args: argparse.Namespace,
+    output: str,
+    option: str,
+    labelled: bool = True,
+    texts: bool = False,
+) -> Opened:
     """What the arguments name. Overrides of `data` are of what is evaluated, not of the run;
-    `texts` are generated where the task has them.
+    `texts` are generated where the task has them. `output` is what the `option` names, if anything.
 
-    Raises UserError for what does not fit the run.
+    Raises UserError for what does not fit the run, and for an output that cannot be written.
     """
     from bigmodel import devices
     from bigmodel.training.evaluate import Evaluation, judges_of
     from bigmodel.training.evaluated import KEYS
+    from bigmodel.training.predictions import check_output
     from bigmodel.training.restore import restored_params
     from bigmodel.training.setup import build, resolve
 
@@ -68,6 +75,8 @@ def opened(args: argparse.Namespace, labelled: bool = True, texts: bool = False)
     # The run's own checkpoint says it all.
     config.init_from.path, config.checkpoint.only_trained = '', False
     devices.configure(config.sharding.host_devices, config.data.batch_size)
+    if output:
+        check_output(output, option)
     setup = build(config)
     params, number = restored_params(args.workdir, args.step, setup.abstract.params)
     with setup.sharding.active():

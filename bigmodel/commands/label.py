@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.threshold <= 1:
         raise UserError(f'--threshold={args.threshold} must be in [0, 1]')
-    run = opened(args, labelled=False)
+    run = opened(args, args.output, '--output', labelled=False)
     if run.setup.task.predicts != 'class':
         raise UserError(f'{args.workdir} predicts {run.setup.task.predicts}; label needs classes')
     with run.setup.sharding.active():

@@ -29,7 +29,7 @@ class Template(NamedTuple):
     again: Around = ('', '')  # ends an answer that a user follows, learned with it; begins that
     preamble: str = ''  # what the system says where it has no turn
     inside: bool = False  # whether the system's turn stands in the first user's
-    strip: bool = False  # whether turns lose the space around them
+    strip: tuple[str, ...] = ()  # the roles whose turns lose the space around them
     alternates: bool = False  # whether user and assistant take turns, the user first
 
     def mistake(self, roles: Sequence[str]) -> str:
@@ -52,7 +52,8 @@ TEMPLATES = {
         user=('<|im_start|>user\n', '<|im_end|>\n'),
         assistant=('<|im_start|>assistant\n', '<|im_end|>\n'),
     ),
-    # Touvron et al. 2023; the chat_completion of their code.
+    # Touvron et al. 2023; the chat_completion of their code. It keeps space between the system and
+    # the first user; here the user's is lost, as in later turns.
     'llama2': Template(
         system=('<<SYS>>\n', '\n<</SYS>>\n\n'),
         user=('[INST] ', ' [/INST]'),
@@ -60,7 +61,7 @@ TEMPLATES = {
         lead=' ',
         again=('</s>', '<s>'),
         inside=True,
-        strip=True,
+        strip=('user', 'assistant'),
         alternates=True,
     ),
     # Llama Team 2024; the ChatFormat of their code.
@@ -68,7 +69,7 @@ TEMPLATES = {
         system=('<|start_header_id|>system<|end_header_id|>\n\n', '<|eot_id|>'),
         user=('<|start_header_id|>user<|end_header_id|>\n\n', '<|eot_id|>'),
         assistant=('<|start_header_id|>assistant<|end_header_id|>\n\n', '<|eot_id|>'),
-        strip=True,
+        strip=ROLES,
     ),
     # Gemma Team 2024; the system as Gemma 3 has it.
     'gemma': Template(
@@ -76,7 +77,7 @@ TEMPLATES = {
         user=('<start_of_turn>user\n', '<end_of_turn>\n'),
         assistant=('<start_of_turn>model\n', '<end_of_turn>\n'),
         inside=True,
-        strip=True,
+        strip=('user', 'assistant'),
         alternates=True,
     ),
     # Taori et al. 2023; their prompt_no_input. More exchanges than one repeat its headings.
@@ -133,7 +134,7 @@ def asked(prompt: str, template: Template) -> Part:
 def _written(turn: Turn, template: Template, held: Sequence[Piece]) -> list[Piece]:
     answers = turn.role == 'assistant'
     before, after = getattr(template, turn.role)
-    content = turn.content.strip() if template.strip else turn.content
+    content = turn.content.strip() if turn.role in template.strip else turn.content
     return [
         Piece(before, 0, special=True),
         *held,

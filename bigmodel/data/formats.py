@@ -46,16 +46,23 @@ class Text(Format):
 
 @dataclasses.dataclass(frozen=True)
 class Pair(Format):
-    """Two texts and the class of the pair: entailment, paraphrase (Wang et al. 2018, GLUE)."""
+    """Two texts and the class of the pair: entailment, paraphrase (Wang et al. 2018, GLUE).
+
+    `classes` are their names in the order of their numbers, where the source does not say them.
+    """
 
     first: str
     second: str
     label: str = 'label'
+    classes: tuple = ()
 
     teaches = 'class'
 
+    def __post_init__(self) -> None:
+        check_names(self.classes, 'data.format: classes')
+
     def label_names(self, source: Source) -> tuple[str, ...]:
-        return source.class_names(self.label)
+        return self.classes or source.class_names(self.label)
 
     def __call__(self, row: Row) -> tuple[Document, ...]:
         parts = tuple((Piece(row.get(field).text()),) for field in (self.first, self.second))
@@ -217,7 +224,7 @@ class Chat(Format):
     template: str = 'chatml'
     role: str = 'role'
     content: str = 'content'
-    version: int = dataclasses.field(default=2, init=False)  # of the templates: other tokens
+    version: int = dataclasses.field(default=3, init=False)  # of the templates: other tokens
 
     teaches, marked = 'responses', True
 

@@ -11,7 +11,7 @@ from bigmodel.data.documents import Documents
 from bigmodel.data.mixed import MixedRows, MixedStore, Open, Store
 from bigmodel.data.mixture import MakeOrder, MixedOrder, Turns, configs_of, parts_of
 from bigmodel.data.order import ShuffledOrder
-from bigmodel.data.packing import Examples, build_examples
+from bigmodel.data.packing import Examples, build_examples, num_alike
 from bigmodel.data.sources import build_documents, build_row_source
 from bigmodel.data.store import TokenStore, open_store
 from bigmodel.data.tokenizers import Tokenizer, build_tokenizer
@@ -119,9 +119,25 @@ def _open_one(
         f'in {store.num_documents:,} documents; rows of {length - overlap}, {data_config.packing}'
     )
     examples = build_examples(data_config.packing, store, length, overlap)
-    if examples.num_truncated:
-        about += f', {examples.num_truncated:,} documents cut'
-    return Opened(store, examples, about)
+    return Opened(store, examples, about + _cut(store, examples))
+
+
+def _cut(store: TokenStore, examples: Examples) -> str:
+    """What is lost of documents that are longer than a row, in words.
+
+    Examples whose documents become the same stay: an evaluation is of all, and one that leaves out
+    the hard ones says another thing. UserError where nothing else is left.
+    """
+    if not examples.num_truncated:
+        return ''
+    about = f', {examples.num_truncated:,} documents cut'
+    alike = num_alike(store, examples.length) if store.group > 1 else 0
+    if alike == len(examples):
+        raise UserError(
+            f'data.seq_len: in each example of the split {store.split!r} two documents have the '
+            f'same first {examples.length} tokens, so there is nothing to choose; use a larger one'
+        )
+    return about + f', {alike:,} of {len(examples):,} examples with two the same' * bool(alike)
 
 
 def _named(name: str, call: Callable) -> Callable:

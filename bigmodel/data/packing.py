@@ -168,6 +168,20 @@ def pad(store: TokenStore, length: int, truncate: bool = False) -> Pieces | Grou
     return rows if store.group == 1 else Groups(rows, store.group)
 
 
+def num_alike(store: TokenStore, length: int) -> int:
+    """The examples of several documents, some longer than `length` tokens, of which two begin with
+    the same `length` tokens: what was to tell them apart is cut off.
+    """
+    sizes = np.diff(store.offsets).reshape(-1, store.group)
+    firsts = np.asarray(store.offsets[:-1]).reshape(-1, store.group)
+    count = 0
+    for group in np.flatnonzero((sizes > length).any(1) & ((sizes >= length).sum(1) > 1)):
+        starts = firsts[group][sizes[group] >= length]
+        rows = store.gather(starts[:, None] + np.arange(length))
+        count += len(np.unique(rows, axis=0)) < len(rows)
+    return count
+
+
 PACKINGS = {
     'stream': Stream,
     'first_fit': first_fit,

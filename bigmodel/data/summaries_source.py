@@ -12,6 +12,7 @@ from bigmodel.data.splits import check_split
 from bigmodel.specs import POSITIVE
 
 OPTIONS = 4  # of a choice
+BELONGS = ('no', 'yes')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +20,11 @@ class PystdlibSummaries(Source):
     """Functions of the running Python's standard library (`prompt`), each with the first line of
     its docstring (`response`).
 
-    Those of more than `longest` characters, both together, are left out. For tasks that compare:
-    `other` is the first line of another function, and `options` has the right one at `label`, with
-    three others. The others are those that come next in the split, mostly of the same file; nobody
-    judged them.
+    Those of more than `longest` characters, both together, are left out. `lines` is how many lines
+    the function has. For tasks that compare: `other` is the first line of another function, and
+    `options` has the right one at `label`, with three others; `candidate` is the right one where
+    `belongs` is 'yes', which is about half of the functions, and else `other`. The others are those
+    that come next in the split, mostly of the same file; nobody judged them.
     """
 
     split: str
@@ -44,19 +46,26 @@ class PystdlibSummaries(Source):
         """From the version of Python and the sizes and times of its files."""
         return f'{stdlib_summaries.VERSION} {self.longest} {stdlib_files.quick_key()}'
 
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """Those of `belongs`; UserError for any other field."""
+        return BELONGS if field == 'belongs' else super().class_names(field)
+
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         function, summary = self._examples[index]
         others = self._others(index)
-        label = zlib.crc32(function.encode()) % OPTIONS
+        belongs, label = divmod(zlib.crc32(function.encode()) % (2 * OPTIONS), OPTIONS)
         return {
             'prompt': function,
             'response': summary,
             'other': others[0],
             'options': [*others[:label], summary, *others[label:]],
             'label': label,
+            'candidate': summary if belongs else others[0],
+            'belongs': BELONGS[belongs],
+            'lines': function.count('\n') + 1,
         }
 
     def _others(self, index: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bigmodel.data.atomic import write_text
+from bigmodel.data import atomic
 from bigmodel.data.formats import build_format
 from bigmodel.data.sources import build_row_source, build_source
 from bigmodel.errors import UserError
@@ -154,12 +154,21 @@ def write_lines(path: str, lines: Iterator[Line], what: str) -> list[Line]:
     """Writes a JSONL file, whole or not at all, on the first host alone; returns the lines."""
     found = list(lines)
     text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in found)
+    _on_first_host(lambda file: atomic.write_text(file, text), path, what)
+    return found
+
+
+def check_output(path: str, what: str) -> None:
+    """Raises UserError where `write_lines` could not write, before there are lines."""
+    _on_first_host(atomic.check, path, what)
+
+
+def _on_first_host(act: Callable[[pathlib.Path], None], path: str, what: str) -> None:
     try:
         if jax.process_index() == 0:
-            write_text(pathlib.Path(path), text)
+            act(pathlib.Path(path))
     except OSError as e:
-        raise UserError(f'{what}={path} cannot be written: {e.strerror}') from e
-    return found
+        raise UserError(f'{what}={path} cannot be written: {e.strerror}; name another file') from e
 
 
 def class_counts(lines: list[Line]) -> str:

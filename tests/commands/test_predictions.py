@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shlex
 
 import pytest
@@ -121,6 +122,26 @@ def test_what_cannot_be_labelled_is_refused(changes, word, teacher, tmp_path, ca
     assert main([*argv, *changes]) == 2
     err = capsys.readouterr().err
     assert word in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('command', 'option'), [('label', '--output'), ('evaluate', '--predictions')]
+)
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_computed(
+    command, option, teacher, tmp_path, capsys, monkeypatch
+) -> None:
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError('a checkpoint was restored')
+
+    monkeypatch.setattr('bigmodel.training.restore.restored_params', never)
+    taken = write(tmp_path / 'taken', [{}])
+    for path, why in [(tmp_path, 'Is a directory'), (taken / 'x.jsonl', 'exists|Not a directory')]:
+        assert main([command, f'--workdir={teacher}', f'{option}={path}']) == 2
+        err = capsys.readouterr().err
+        assert re.search(rf'{option}={path} cannot be written: .*({why})', err), err
+    with pytest.raises(AssertionError, match='restored'):
+        main([command, f'--workdir={teacher}', f'{option}={taken}'])
+    assert read(taken) == [{}] and list(tmp_path.iterdir()) == [taken]
 
 
 def test_text_alone_has_no_predictions(finished_run, tmp_path, capsys) -> None:

@@ -24,7 +24,8 @@ VICUNA = (
 # chatml: github.com/openai/openai-python/blob/v0.28.1/chatml.md;
 # llama2: chat_completion in github.com/meta-llama/llama/blob/main/llama/generation.py;
 # llama3: ChatFormat in github.com/meta-llama/llama3/blob/main/llama/tokenizer.py;
-# gemma: ai.google.dev/gemma/docs/core/prompt-structure, the system as in gemma-3's chat_template;
+# gemma: the chat_template of huggingface.co/google/gemma-3-4b-it, which is that of gemma-7b-it with
+# the system before the first user;
 # alpaca: PROMPT_DICT in github.com/tatsu-lab/stanford_alpaca/blob/main/train.py;
 # vicuna: vicuna_v1.1 in github.com/lm-sys/FastChat/blob/main/fastchat/conversation.py.
 PUBLISHED = {
@@ -97,11 +98,54 @@ def test_texts_are_the_published_ones_and_answers_alone_are_learned(name):
     assert before == asks
 
 
-def test_templates_that_strip_do():
-    spaced = [Turn(role, f' \n{content} ') for role, content in [SYSTEM, *TURNS]]
-    for name, template in TEMPLATES.items():
-        same = written(spaced, template) == written([SYSTEM, *TURNS], template)
-        assert same == (name in ('llama2', 'llama3', 'gemma'))
+# Whose turns lose the space around them, as their code and chat_template have it; nobody's else.
+STRIPPED = {
+    'llama2': ('user', 'assistant'),
+    'llama3': ('system', 'user', 'assistant'),
+    'gemma': ('user', 'assistant'),
+}
+
+
+@pytest.mark.parametrize('name', TEMPLATES)
+def test_space_is_lost_around_the_turns_that_are_stripped(name):
+    turns = [SYSTEM, *TURNS]
+    spaced = written([Turn(role, f' \n{content} ') for role, content in turns], TEMPLATES[name])
+    kept = [piece.text for piece in spaced if not piece.special and piece.text.strip()]
+    stripped = STRIPPED.get(name, ())
+    assert kept == [c if role in stripped else f' \n{c} ' for role, c in turns]
+
+
+# Conversations of their documents: the beginning of chatml.md's, and vicuna's of
+# docs/weights_version.md of FastChat, whose lines its ADD_COLON_TWO puts on one.
+EXAMPLES = {
+    'chatml': (
+        [
+            Turn('system', 'You are ChatGPT, a large language model trained by OpenAI.'),
+            Turn('user', 'How are you'),
+            Turn('assistant', 'I am doing well!'),
+        ],
+        '<|im_start|>system\nYou are ChatGPT, a large language model trained by OpenAI.<|im_end|>\n'
+        '<|im_start|>user\nHow are you<|im_end|>\n'
+        '<|im_start|>assistant\nI am doing well!<|im_end|>\n',
+    ),
+    'vicuna': (
+        [
+            Turn('system', 'A chat between a user and an assistant.'),
+            Turn('user', 'Hello!'),
+            Turn('assistant', 'Hello!'),
+            Turn('user', 'How are you?'),
+            Turn('assistant', 'I am good.'),
+        ],
+        'A chat between a user and an assistant. USER: Hello! ASSISTANT: Hello!</s>'
+        'USER: How are you? ASSISTANT: I am good.',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_published_conversations(name):
+    turns, text = EXAMPLES[name]
+    assert ''.join(piece.text for piece in written(turns, TEMPLATES[name])) == text
 
 
 @pytest.mark.parametrize('name', TEMPLATES)

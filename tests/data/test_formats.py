@@ -127,6 +127,30 @@ def test_documents_of_an_example_stay_together(write):
         open_data(write(*rows, format='preference'), 'train', length=16)
 
 
+def test_options_that_a_cut_makes_the_same_are_counted(write):
+    """The first four tokens are the start, the question, its end, and one of the option."""
+    options = [['ax', 'bx'], ['ax', 'ay'], ['ax', 'a'], ['a', 'b'], ['bx', 'b']]
+    rows = [{'question': 'q', 'o': pair, 'label': 0} for pair in options]
+    given = {'format': 'choices("o", group=2)', 'packing': 'pad(truncate=True)', 'batch_size': 1}
+    data = open_data(write(*rows, **given), 'train', length=4)
+    # The end of the option is cut off everywhere, and the second, third and fifth are told apart by
+    # what is cut off.
+    assert '10 documents cut, 3 of 5 examples with two the same' in data.about
+    assert 'the same' not in open_data(write(*rows, **given), 'train', length=5).about
+    with pytest.raises(UserError, match=r'data.seq_len: in each example .* same first 3 tokens'):
+        open_data(write(*rows, **given), 'train', length=3)
+
+
+def test_classes_of_a_pair_have_the_numbers_of_their_names(write):
+    rows = [{'p': 'a', 'h': 'b', 'y': y} for y in ('p', 'n')]
+    config = write(*rows, format=NAMED, packing='pad', batch_size=2)
+    data = open_data(config, 'train', length=8, shuffle=False, labelled=True)
+    assert data.label_names == ('n', 'p') and data.batches(0)['label'].tolist() == [1, 0]
+    more = write(*rows, format=NAMED.replace('"n", ', '"m", "n", '), packing='pad', batch_size=2)
+    data = open_data(more, 'train', length=8, shuffle=False, labelled=True)
+    assert data.label_names == ('m', 'n', 'p') and data.batches(0)['label'].tolist() == [2, 1]
+
+
 def test_labels_of_groups_and_numbers(write):
     rows = [{'question': 'q', 'o': ['a', 'b', 'c'], 'label': i % 3} for i in range(6)]
     config = write(*rows, format='choices("o", group=3)', packing='pad', batch_size=6)
@@ -191,6 +215,7 @@ BAD = [
 
 
 PAIR, CHOICES = 'pair("p", "h", label="y")', 'choices("o", group=2)'
+NAMED = 'pair("p", "h", label="y", classes=("n", "p"))'
 ANSWERED = {'question': 'q', 'o': ['a', 'b'], 'label': 0}
 A_CLASS = 'the name of a class or its number \\(0 to 65535\\)'
 # Format, example, field, what it holds, what it must be.
@@ -216,6 +241,8 @@ MALFORMED = [
     (PAIR, {'p': 1, 'h': 'b', 'y': 0}, 'p', '1', 'a string'),
     (PAIR, {'p': 'a', 'h': ['b'], 'y': 0}, 'h', r"\['b'\]", 'a string'),
     (PAIR, {'p': 'a', 'h': 'b', 'y': None}, 'y', 'None', A_CLASS),
+    (NAMED, {'p': 'a', 'h': 'b', 'y': 2}, 'y', '2', 'a class, .* 0 to 1 or n, p'),
+    (NAMED, {'p': 'a', 'h': 'b', 'y': 'x'}, 'y', "'x'", 'a class'),
     ('score', {'text': 'a', 'score': 'b'}, 'score', "'b'", 'a finite number'),
     ('score', {'text': 'a', 'score': float('nan')}, 'score', 'nan', 'a finite number'),
     ('score', {'text': 'a', 'score': True}, 'score', 'True', 'a finite number'),

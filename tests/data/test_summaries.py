@@ -69,7 +69,17 @@ def test_the_source_leaves_out_what_is_longer(make_config):
     for row in (source[i] for i in range(len(source))):
         assert len(set(row['options'])) == len(row['options']) == 4
         assert row['options'][row['label']] == row['response'] != row['other'] in row['options']
-    assert {source[i]['label'] for i in range(len(source))} == {0, 1, 2, 3}
+    rows = [source[i] for i in range(len(source))]
+    assert {(row['label'], row['belongs']) for row in rows} == {
+        (label, belongs) for label in range(4) for belongs in ('no', 'yes')
+    }
+    for row in rows:
+        assert (row['candidate'] == row['response']) == (row['belongs'] == 'yes')
+        assert row['candidate'] in (row['response'], row['other'])
+        assert row['lines'] == len(row['prompt'].splitlines())
+    assert source.class_names('belongs') == ('no', 'yes')
+    with pytest.raises(UserError, match="no classes, so label='lines' names none"):
+        source.class_names('lines')
     more = build_source(make_config(source='pystdlib_summaries(longest=200)'), 'test')
     assert more.fingerprint != source.fingerprint and more.quick_key() != source.quick_key()
     with pytest.raises(UserError, match='must be positive, got 0'):

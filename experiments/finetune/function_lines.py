@@ -1,0 +1,36 @@
+"""Does pre-training on Python help a model that guesses from a summary how long a function is?
+
+    python launch.py                                             # the checkpoint to start from
+    python launch.py --config=experiments/finetune/function_lines.py
+
+The model reads the first line of a docstring and says how many lines the function has without it,
+by least squares; of those of 400 characters at most with their summary. A model that always says
+the mean has the variance of the lines as its `mse`, and no correlation. The checkpoint of the
+quickstart is fine-tuned, and the same model is trained from scratch with the same budget. Not run
+yet.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import defaults
+
+
+def get_config(arg: str = '') -> ConfigDict:
+    """150 updates of 32 summaries, from runs/quickstart and from scratch."""
+    c = defaults.get_config()
+    c.task = 'regression'
+    c.num_steps = 150
+    c.data.source = 'pystdlib_summaries(longest=400)'
+    c.data.format = 'score("response", score="lines")'
+    c.data.packing = 'pad(truncate=True)'
+    c.data.seq_len, c.data.batch_size = 96, 32
+    c.model.head = 'regressor(pool="last")'
+    c.optimizer.name = 'muon'
+    c.optimizer.learning_rate = 3e-3
+    c.schedule = 'cosine(warmup_steps=15)'
+    c.init_from.path = 'runs/quickstart'
+    c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
+    c.baselines = ('scratch: init_from.path=',)
+    c.evals.validation.every, c.evals.validation.batches = 150, 0
+    c.evals.validation.scores = ('pearson', 'spearman')
+    return c
