@@ -2,8 +2,11 @@
 
     python launch.py sweep --config=experiments/ablations/norms.py
 
-Not run yet. Pre-norm (x + f(norm x)), post-norm (norm(x + f x), Vaswani et al. 2017) and sandwich
-norms of a decoder of eight layers, each at five learning rates with AdamW.
+Yes, by a factor of thirty: from 1e-2 on post-norm (norm(x + f x), Vaswani et al. 2017) stays at
+3.09 nats, as good as letter frequencies alone, while pre-norm (x + f(norm x)) and sandwich norms
+learn up to 1e-1. But at its best rate, 3e-3, post-norm is the better one: 2.066 nats against pre-
+norm's 2.458 (seeds 0 to 2). Eight layers, AdamW, 200 steps; 45 runs in 22 minutes on two cores
+beside much else.
 """
 
 from ml_collections import ConfigDict
