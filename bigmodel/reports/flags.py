@@ -70,7 +70,7 @@ def _other_configs(found: Gathered) -> Iterator[str]:
             key
             for run in arm.runs
             for key, value in arm.changes.items()
-            if run.config and _plain(run.config.get(key)) != _plain(value)
+            if run.config and _plain(run.config[key]) != _plain(value)
         }
         if wrong:
             yield (

@@ -142,8 +142,8 @@ def read_plan(path_and_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> P
     The arms are not yet checked beyond their keys and types: `preflight` does that.
     """
     path, _, arg = path_and_arg.partition(':')
-    for key, _ in overrides:
-        if key in NOT_OF_ARMS:
+    for key, text in overrides:
+        if key in NOT_OF_ARMS and text not in ('', '()'):  # nothing is what a sweep has of them
             raise UserError(f'--config.{key} is not of a sweep: {NOT_OF_ARMS[key]}')
     base, module = read_base(path_and_arg, overrides)
     if not hasattr(module, 'sweep'):

@@ -48,6 +48,7 @@ def test_bench_prints_one_json_object(text, capsys):
         'peak_memory_bytes',
         'num_params',
         'num_trained',
+        'num_embedding',
         'param_bytes',
         'optimizer_bytes',
         'flops_per_token',

@@ -40,6 +40,7 @@ def test_killed_and_started_again_it_does_the_rest(
         if results(sweep) and len([*sweep.glob('*/*/metrics.jsonl')]) > 1:
             break
         time.sleep(0.05)
+    assert process.poll() is None, process.communicate()
     out = launch('sweep', f'--workdir={sweep}', '--status').stdout
     assert '1 done, 1 running, 2 waiting' in out
     process.send_signal(signal.SIGINT)
