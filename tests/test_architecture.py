@@ -39,7 +39,8 @@ LEVELS = {
     'laws': 8,
     'commands': 9,
 }
-LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'peaks', 'sharding', 'specs'}
+LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'peaks', 'quantities'}
+LEVEL_ZERO |= {'sharding', 'specs'}
 
 
 def package(parts: tuple[str, ...]) -> str:

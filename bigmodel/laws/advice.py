@@ -6,6 +6,7 @@ from bigmodel.errors import UserError, unknown
 from bigmodel.laws.law import Law
 from bigmodel.laws.shapes import nearest
 from bigmodel.peaks import PEAK_FLOPS
+from bigmodel.quantities import COUNTS, short
 
 LEVEL = 0.95
 
@@ -44,14 +45,14 @@ def advice(
 
     lines = [
         f'{flops:.3g} FLOPs, by {law.source}:',
-        f'  {what:<17} {_short(params):>8}{between(lambda d: d.optimum(flops)[0])}',
-        f'  {"tokens":<17} {_short(tokens):>8}{between(lambda d: d.optimum(flops)[1])}',
+        f'  {what:<17} {short(params, COUNTS):>8}{between(lambda d: d.optimum(flops)[0])}',
+        f'  {"tokens":<17} {short(tokens, COUNTS):>8}{between(lambda d: d.optimum(flops)[1])}',
         f'  {"tokens each":<17} {tokens / params:>8.3g}',
         f'  {"expected loss":<17} {law.loss(params, tokens):>8.4g}'
         f'{between(lambda d: d.loss(*d.optimum(flops)))} nats a token',
         '',
-        f'nearest config: {_short(count)} {what} ({_short(shape.params)} in all, with a vocabulary '
-        f'of {vocab_size:,}), expected loss '
+        f'nearest config: {short(count, COUNTS)} {what} ({short(shape.params, COUNTS)} in all, '
+        f'with a vocabulary of {vocab_size:,}), expected loss '
         f'{law.loss(count, flops / law.flops_per_weight / count):.4g}',
         f'  {shape.flags}',
         '',
@@ -68,12 +69,4 @@ def _between(values: Sequence[float]) -> str:
         return ''
     ordered = sorted(values)
     cut = round((1 - LEVEL) / 2 * (len(ordered) - 1))
-    return f'  (95 %: {_short(ordered[cut])} to {_short(ordered[-1 - cut])})'
-
-
-def _short(number: float | int) -> str:
-    """'1.23B', '45.6M', '1.83'."""
-    for letter, exponent in (('T', 12), ('B', 9), ('M', 6), ('k', 3)):
-        if number >= 10**exponent:
-            return f'{number / 10**exponent:.3g}{letter}'
-    return f'{number:.4g}'
+    return f'  (95 %: {short(ordered[cut], COUNTS)} to {short(ordered[-1 - cut], COUNTS)})'

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bigmodel.quantities import short
 from bigmodel.sweeps.plan import Job, Plan
 from bigmodel.sweeps.status import duration
 
@@ -22,8 +23,8 @@ def table(plan: Plan, jobs: Sequence[Job], workers: int) -> str:
         f, mark = arm.facts, '*' if arm.name == plan.baseline else ''
         lines.append(
             f'{arm.name + mark:<{width}} {f["program"]:>7} {f["num_params"]:>11,} '
-            f'{f["num_steps"]:>8,} {_short(f["tokens"]):>8} {_short(f["flops"]):>8} '
-            f'{_short(f["memory_bytes"], "B"):>8} {duration(_seconds(plan, arm.name)):>7}'
+            f'{f["num_steps"]:>8,} {short(f["tokens"]):>8} {short(f["flops"]):>8} '
+            f'{short(f["memory_bytes"], unit="B"):>8} {duration(_seconds(plan, arm.name)):>7}'
         )
     programs = len({arm.facts['program'] for arm in arms})
     seconds = sum(_seconds(plan, job.arm) for job in jobs) / workers
@@ -32,7 +33,7 @@ def table(plan: Plan, jobs: Sequence[Job], workers: int) -> str:
     lines += [
         '',
         f'{len(arms)} arms ({"* is" if plan.baseline in there else "without"} the baseline), '
-        f'{len(jobs)} runs, {programs} programs to compile, {_short(flops)}FLOP; roughly '
+        f'{len(jobs)} runs, {programs} programs to compile, {short(flops)}FLOP; roughly '
         f'{duration(seconds)} of training on {workers} workers{found}',
         f'compared by {plan.metric} ({plan.better} is better), budget {plan.budget}, '
         f'prune {plan.prune}',
@@ -44,11 +45,3 @@ def _seconds(plan: Plan, name: str) -> float:
     facts = plan.arm(name).facts
     speed = EFFICIENCY * plan.machine['matmul_flops_per_second']
     return (facts['flops'] + facts['evaluation_flops']) / speed
-
-
-def _short(number: float | int, unit: str = '') -> str:
-    """'1.2M', '340k'."""
-    for letter, exponent in (('E', 18), ('P', 15), ('T', 12), ('G', 9), ('M', 6), ('k', 3)):
-        if number >= 10**exponent:
-            return f'{number / 10**exponent:.3g}{letter}{unit}'
-    return f'{number:.3g}{unit}'
