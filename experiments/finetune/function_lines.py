@@ -12,25 +12,15 @@ yet.
 
 from ml_collections import ConfigDict
 
-from experiments import defaults
+from experiments.finetune import which_summary
 
 
 def get_config(arg: str = '') -> ConfigDict:
     """150 updates of 32 summaries, from runs/quickstart and from scratch."""
-    c = defaults.get_config()
+    c = which_summary.get_config()
     c.task = 'regression'
-    c.num_steps = 150
     c.data.source = 'pystdlib_summaries(longest=400)'
     c.data.format = 'score("response", score="lines")'
-    c.data.packing = 'pad(truncate=True)'
     c.data.seq_len, c.data.batch_size = 96, 32
-    c.model.head = 'regressor(pool="last")'
-    c.optimizer.name = 'muon'
-    c.optimizer.learning_rate = 3e-3
-    c.schedule = 'cosine(warmup_steps=15)'
-    c.init_from.path = 'runs/quickstart'
-    c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
-    c.baselines = ('scratch: init_from.path=',)
-    c.evals.validation.every, c.evals.validation.batches = 150, 0
-    c.evals.validation.scores = ('pearson', 'spearman')
+    c.evals.validation.batches, c.evals.validation.scores = 0, ('pearson', 'spearman')
     return c

@@ -11,25 +11,14 @@ same budget. Not run yet.
 
 from ml_collections import ConfigDict
 
-from experiments import defaults
+from experiments.finetune import which_summary
 
 
 def get_config(arg: str = '') -> ConfigDict:
     """150 updates of 16 pairs, from runs/quickstart and from scratch."""
-    c = defaults.get_config()
-    c.task = 'classification'
-    c.num_steps = 150
-    c.data.source = 'pystdlib_summaries(longest=250)'
+    c = which_summary.get_config()
+    c.task, c.model.head = 'classification', 'classifier(pool="last")'
     c.data.format = 'pair("candidate", "prompt", label="belongs")'
-    c.data.packing = 'pad(truncate=True)'
-    c.data.seq_len, c.data.batch_size = 256, 16
-    c.model.head = 'classifier(pool="last")'
-    c.optimizer.name = 'muon'
-    c.optimizer.learning_rate = 3e-3
-    c.schedule = 'cosine(warmup_steps=15)'
-    c.init_from.path = 'runs/quickstart'
-    c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
-    c.baselines = ('scratch: init_from.path=',)
-    c.evals.validation.every, c.evals.validation.batches = 150, 0
-    c.evals.validation.scores = ('f1',)
+    c.data.batch_size = 16
+    c.evals.validation.batches, c.evals.validation.scores = 0, ('f1',)
     return c
