@@ -9,7 +9,7 @@ import time
 from bigmodel.commands.launchers import LAUNCHERS
 from bigmodel.commands.open_run import ROOT, config_path
 from bigmodel.errors import UserError, unknown
-from bigmodel.sweeps.folder import ENDED, SweepDir
+from bigmodel.sweeps.folder import ENDED, OPEN, SweepDir
 from bigmodel.sweeps.plan import Job, Plan, read_plan, selected, sweep_name
 from bigmodel.sweeps.status import status
 
@@ -95,7 +95,7 @@ def _launch(args: argparse.Namespace, sweep: SweepDir) -> int:
     if args.retry_failed:
         for job in jobs:
             sweep.forgive(job)
-    left = [job for job in jobs if sweep.state(job).state in ('waiting', 'stopped')]
+    left = [job for job in jobs if sweep.state(job).state in OPEN]
     return launcher(plan, jobs, left, _to_come(args, plan))
 
 

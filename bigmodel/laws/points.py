@@ -1,7 +1,6 @@
 """Runs become points of a scaling law: parameters, tokens, FLOPs, loss."""
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Sequence
 
@@ -50,7 +49,7 @@ def read_points(folders: Sequence[pathlib.Path], metric: str = '', counts: str =
         _check_nats(metric)
     found = gather(folders, metric)
     _check_nats(found.metric)
-    runs = [run for arm in found.arms for run in arm.done.values() if math.isfinite(run.value)]
+    runs = [run for arm in found.arms for run in arm.done.values()]
     _check(runs, found)
     return Points(
         params=np.array([_count(run, counts) for run in runs], float),

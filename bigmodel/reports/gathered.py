@@ -11,10 +11,11 @@ from typing import Any
 
 from bigmodel import config as config_lib
 from bigmodel.errors import UserError, nearest, unknown
-from bigmodel.sweeps.folder import PRUNED, RunState, SweepDir, metric_of
+from bigmodel.sweeps.folder import RunState, SweepDir, end_of, metric_of
 from bigmodel.sweeps.names import arm_names
 from bigmodel.sweeps.plan import SET_BY_SWEEPS, Job, Plan
 from bigmodel.training.progress import watched
+from bigmodel.training.writers import ABOUT
 
 SAME = ('name', 'seed', *SET_BY_SWEEPS)  # keys that do not make another arm
 
@@ -88,8 +89,11 @@ class Arm:
     @property
     def deviation(self) -> float:
         """Sample standard deviation of the runs shown; NaN of fewer than two."""
-        values = [run.value for run in self.shown]
-        return statistics.stdev(values) if len(values) > 1 else math.nan
+        return deviation([run.value for run in self.shown])
+
+    def minus(self, base: 'Arm') -> list[float]:
+        """The differences to `base` of the seeds that both have finished."""
+        return [r.value - base.done[s].value for s, r in self.done.items() if s in base.done]
 
     @property
     def outcome(self) -> str:
@@ -136,6 +140,11 @@ class Gathered:
         """Keys in which arms differ."""
         keys = dict.fromkeys(key for arm in self.arms for key in arm.changes)
         return tuple(k for k in keys if len({repr(a.setting(k)) for a in self.arms}) > 1)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; NaN of fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def gather(folders: Sequence[pathlib.Path], metric: str = '', baseline: str = '') -> Gathered:
@@ -254,11 +263,8 @@ def _runs_in(folder: pathlib.Path) -> list[RunState]:
 
 def _alone(path: pathlib.Path) -> RunState:
     """A run that no sweep made; its arm is named later."""
-    state = RunState(Job('', 0), path, 'done')
-    if not (path / 'result.json').exists():
-        return dataclasses.replace(state, state='stopped')
-    early = str(state.result.get('stopped_early', ''))
-    return dataclasses.replace(state, state='pruned' if early.startswith(PRUNED) else 'done')
+    ended = (path / 'result.json').exists()
+    return RunState(Job('', 0), path, end_of(path) if ended else 'stopped')
 
 
 def _run(state: RunState, metric: str) -> Run:
@@ -301,7 +307,7 @@ def _check_logged(metric: str, states: Sequence[RunState]) -> None:
         for state in begun
         for record in state.records
         for key in record
-        if key not in ('step', 'split', 'seconds', 'tokens_per_second')
+        if key not in ABOUT
     }
     evaluation = metric.partition('/')[0]
     awaited = any(evaluation in config['evals'] for s in begun if 'evals' in (config := s.config))

@@ -54,9 +54,8 @@ def noise(found: Gathered) -> Noise:
         name: (len(v) - 1, statistics.variance(v)) for name, v in values.items() if len(v) > 1
     }
     steady = _steady(variances)
-    base = {seed: run.value for seed, run in found.base.done.items()}
     pairs = [
-        [run.value - base[seed] for seed, run in arm.done.items() if seed in base]
+        arm.minus(found.base)
         for arm in found.arms
         if arm.name in steady and arm.name != found.baseline and found.baseline in steady
     ]

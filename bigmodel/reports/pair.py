@@ -12,12 +12,11 @@ from bigmodel.errors import UserError
 from bigmodel.models import presets
 from bigmodel.sweeps.folder import RunState
 from bigmodel.sweeps.plan import Job
+from bigmodel.training.writers import ABOUT
 
 # Keys that say which run it is, and not what it is.
 _NAMES = ('name',)
 _WHEN = ('command', 'started')
-# Of a record, those that are no metrics; of a train record, how fast it went.
-_HIDDEN = ('step', 'split', 'seconds', 'tokens_per_second')
 _ABSENT = '–'
 
 Rows = list[tuple[str, ...]]
@@ -106,7 +105,7 @@ def _last(run: RunState) -> dict[str, tuple[int, float]]:
     found = {}
     for record in run.records:
         if record['split'] != 'train':
-            values = {k: v for k, v in record.items() if k not in _HIDDEN}
+            values = {k: v for k, v in record.items() if k not in ABOUT}
             found |= {f'{record["split"]}/{k}': (record['step'], v) for k, v in values.items()}
     return found
 

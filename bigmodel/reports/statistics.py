@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from scipy import stats
 
-from bigmodel.reports.gathered import Arm, Gathered
+from bigmodel.reports.gathered import Arm, Gathered, deviation
 from bigmodel.reports.noise import LEVEL, Noise, seeds_needed
 
 FEWEST = 3  # seeds: with two, the 95 % interval is 12.7 standard errors wide on each side
@@ -57,8 +57,7 @@ class Compared:
 
 def compare(found: Gathered) -> list[Compared]:
     """Every arm in the order of the plan."""
-    base = {seed: run.value for seed, run in found.base.done.items()}
-    differences = {arm.name: _paired(arm, base) for arm in found.arms}
+    differences = {arm.name: arm.minus(found.base) for arm in found.arms}
     p_values = {
         name: _p_value(values) for name, values in differences.items() if name != found.baseline
     }
@@ -102,10 +101,6 @@ def _unfinished(arm: Arm) -> str:
     return 'pruned' if 'pruned' in states else 'failed'
 
 
-def _paired(arm: Arm, base: dict[int, float]) -> list[float]:
-    return [run.value - base[seed] for seed, run in arm.done.items() if seed in base]
-
-
 def _p_value(differences: Sequence[float]) -> float:
     if len(differences) < FEWEST:
         return math.nan
@@ -122,8 +117,3 @@ def interval(values: Sequence[float], level: float = 1 - LEVEL) -> tuple[float, 
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * deviation(values) / len(values) ** 0.5
     mean = statistics.fmean(values)
     return float(mean - half), float(mean + half)
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Sample standard deviation; NaN of fewer than two values."""
-    return statistics.stdev(values) if len(values) > 1 else math.nan

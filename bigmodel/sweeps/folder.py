@@ -29,6 +29,7 @@ from bigmodel.training.writers import read_jsonl
 # What a run can be; 'stopped' was begun and nobody goes on with it now.
 STATES = ('done', 'pruned', 'running', 'stopped', 'waiting', 'failed')
 ENDED = ('done', 'pruned', 'failed')
+OPEN = ('waiting', 'stopped')  # that somebody has yet to do
 PRUNED = 'pruned'  # how the reason begins for which a run ended early
 
 
@@ -131,8 +132,7 @@ class SweepDir:
         """What has become of a run."""
         path, failed = self.run_dir(job), _json(self._of(job, 'json'))
         if (path / 'result.json').exists():
-            early = str(_json(path / 'result.json').get('stopped_early', ''))
-            return RunState(job, path, 'pruned' if early.startswith(PRUNED) else 'done')
+            return RunState(job, path, end_of(path))
         if is_held(self._of(job, 'lock')):
             return RunState(job, path, 'running')
         if failed:
@@ -145,6 +145,12 @@ class SweepDir:
 
     def _of(self, job: Job, ending: str) -> pathlib.Path:
         return self._jobs / f'{job.arm}.seed{job.seed}.{ending}'
+
+
+def end_of(run: pathlib.Path) -> str:
+    """How a run that has a result ended: 'done' or 'pruned'."""
+    early = str(_json(run / 'result.json').get('stopped_early', ''))
+    return 'pruned' if early.startswith(PRUNED) else 'done'
 
 
 def metric_of(records: list[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:

@@ -45,7 +45,7 @@ def launch(
 ) -> int:
     """Starts `launch.py sweep *arguments --worker=I/N` once for each environment and waits for all.
 
-    Calls `watch` now and then. SIGINT and SIGTERM are handed on, and the workers save what they do.
+    Calls `watch` now and then. After SIGINT, SIGTERM or SIGHUP the workers save what they do.
     Returns 0, or the exit code of a worker that ended badly.
     """
     count = len(environments)

@@ -1,5 +1,6 @@
 """Where the value of a key may lie: drawn at random by `sample`, proposed in turn by a search."""
 
+import abc
 import dataclasses
 import math
 import random
@@ -13,28 +14,28 @@ from bigmodel.sweeps.optional import optuna
 
 
 @dataclasses.dataclass(frozen=True)
-class Space:
+class Space(abc.ABC):
     """What all kinds have; each has a row of `SPACES`."""
 
+    @abc.abstractmethod
     def draw(self, draw: random.Random) -> Any:
         """A value at random."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def ends(self) -> tuple[Any, ...]:
         """The values that are checked before a search begins."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def distribution(self) -> Any:
         """As optuna has it."""
-        raise NotImplementedError
 
     def value(self, proposed: Any) -> Any:
         """What an arm gets when optuna proposes this."""
         return proposed
 
+    @abc.abstractmethod
     def read(self, text: str) -> Any:
         """What optuna proposed, from the text of an arm's change."""
-        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """As a plan holds it."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from bigmodel.errors import UserError
 from bigmodel.inference.run_to_end import run_to_end
-from bigmodel.sweeps.folder import SweepDir
+from bigmodel.sweeps.folder import OPEN, SweepDir
 from bigmodel.sweeps.plan import Job, Plan
 from bigmodel.sweeps.preflight import Builder
 from bigmodel.sweeps.search import open_search
@@ -20,7 +20,6 @@ from bigmodel.training.setup import resolve
 from bigmodel.training.signals import Interrupted
 
 MOST_DEATHS = 2  # of processes, of which a run may be the cause
-OPEN = ('waiting', 'stopped')  # states of runs that somebody has yet to do
 
 
 def work(sweep: SweepDir, jobs: Sequence[Job], index: int, count: int, search: bool = True) -> None:
@@ -33,15 +32,15 @@ def work(sweep: SweepDir, jobs: Sequence[Job], index: int, count: int, search: b
     studies = open_search(sweep, plan)
     turns = in_turn(plan, jobs, index, count)
     while True:
-        while any([_try(sweep, plan, job, builder, studies) for job in turns]):
+        while any([_try(sweep, job, builder, studies) for job in turns]):
             pass  # what another worker left may be open again
         found = studies.ask(builder) if search else ()
         if not found:
             return
-        plan, turns = sweep.read_plan(), [*found, *turns]
+        turns = [*found, *turns]
 
 
-def _try(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoStudies) -> bool:
+def _try(sweep: SweepDir, job: Job, builder: Builder, studies: NoStudies) -> bool:
     """Whether this worker had to do the run, and has."""
     if sweep.state(job).state not in OPEN:
         return False
@@ -49,15 +48,17 @@ def _try(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoStu
         # Somebody may have done it between the look and the claim.
         if not ours or RunDir(sweep.run_dir(job)).result.exists():
             return False
-        plan = sweep.read_plan()  # it may have been made anew since
+        plan = sweep.read_plan()  # it may have been made anew, and a search adds to it
         if job not in plan.jobs:
             return False
         if sweep.deaths(job) >= MOST_DEATHS:
             sweep.fail(job, f'its process died {MOST_DEATHS} times while it ran (of memory?)')
             return True
         sweep.begin(job)
-        _train(sweep, plan, job, builder, studies)
-        sweep.end(job)
+        try:
+            _train(sweep, plan, job, builder, studies)
+        finally:  # what only the death of this process leaves out
+            sweep.end(job)
         return True
 
 
@@ -80,7 +81,6 @@ def _train(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoS
     try:
         result = run_to_end(run, config, builder, lambda run: studies.reason_to_stop(job, run))
     except Interrupted:  # saved, and no failure
-        sweep.end(job)
         raise
     except UserError as e:
         sweep.fail(job, str(e))

@@ -6,7 +6,7 @@ from bigmodel import devices
 from bigmodel.training.log import Log
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
-from bigmodel.training.writers import read_jsonl
+from bigmodel.training.writers import ABOUT, read_jsonl
 
 
 def result_of(setup: Setup, run: RunDir, log: Log, step: int) -> dict[str, Any]:
@@ -17,12 +17,11 @@ def result_of(setup: Setup, run: RunDir, log: Log, step: int) -> dict[str, Any]:
     rates = rates or [step * setup.tokens_per_step / log.seconds]  # it ended before the first line
     rate = sorted(rates)[len(rates) // 2]
     peak = devices.peak_flops()
-    hidden = ('step', 'split', 'seconds', 'tokens_per_second')
     return {
         'steps': step,
         'tokens': step * setup.tokens_per_step,
         'metrics': {
-            split: {k: v for k, v in record.items() if k not in hidden}
+            split: {k: v for k, v in record.items() if k not in ABOUT}
             for split, record in last.items()
         },
         'seconds': round(log.seconds, 3),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Record = Mapping[str, Any]
+ABOUT = ('step', 'split', 'seconds', 'tokens_per_second')  # keys of a record that are no metrics
 
 
 class JsonlWriter:
