@@ -44,14 +44,20 @@ def print_plan(setup: Setup, where: str, start: int) -> None:
 
 
 class Progress:
-    """A bar with loss, tokens/s and ETA on a terminal; elsewhere a line now and then."""
+    """A bar with loss, tokens/s and ETA on a terminal; elsewhere a line now and then.
 
-    def __init__(self, total: int, start: int, tokens_per_step: int, every: int) -> None:
+    Of several runs beside each other, `label` says which a line is of, and there is no bar.
+    """
+
+    def __init__(
+        self, total: int, start: int, tokens_per_step: int, every: int, label: str = ''
+    ) -> None:
         self._total, self._start, self._tokens = total, start, tokens_per_step
+        self._label = f'{label}  ' if label else ''
         self._every = max(every, total // 20)
         self._began = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not label:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=start, unit='step', dynamic_ncols=True)
@@ -67,8 +73,8 @@ class Progress:
         elif step % self._every == 0 or step == self._total:
             left = (self._total - step) * seconds / max(done, 1)
             print(
-                f'step {step:>{len(str(self._total))}}/{self._total}  loss {loss:.4f}  '
-                f'{_short(rate)} tokens/s  {left:.0f} s left',
+                f'{self._label}step {step:>{len(str(self._total))}}/{self._total}  '
+                f'loss {loss:.4f}  {_short(rate)} tokens/s  {left:.0f} s left',
                 flush=True,
             )
 
@@ -77,7 +83,7 @@ class Progress:
         if self._bar is not None:
             self._bar.write(text)
         else:
-            print(text, flush=True)
+            print(self._label + text, flush=True)
 
     def close(self) -> None:
         """Leaves the bar on the screen."""

@@ -2,9 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
-
-import jax
 
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, values
@@ -15,33 +14,40 @@ from bigmodel.training.writers import JsonlWriter, TensorBoardWriter
 
 
 class Log:
-    """Reads metrics one step late and hands them to the writers and the screen."""
+    """Reads metrics one step late and hands them to the writers and the screen.
 
-    def __init__(self, setup: Setup, run: RunDir, start: int, elapsed: float) -> None:
+    `label` begins the lines on the screen, where several runs share it.
+    """
+
+    def __init__(
+        self, setup: Setup, run: RunDir, start: int, elapsed: float, label: str = ''
+    ) -> None:
         self._setup, self._start = setup, start
         self._writers = (
             JsonlWriter(run.metrics, start),
             TensorBoardWriter(run.tensorboard, start),
         )
         config = setup.config
-        self._progress = Progress(config.num_steps, start, setup.tokens_per_step, config.log_every)
-        self._pending: tuple[int, Metrics] | None = None
+        self._progress = Progress(
+            config.num_steps, start, setup.tokens_per_step, config.log_every, label
+        )
+        self._pending: tuple[int, Callable[[], Metrics]] | None = None
         self._shown = math.nan  # the newest loss of which something counted
         self._said_nothing = False  # that a batch had nothing to predict
         self._began = time.monotonic() - elapsed
         self._recent = (start, time.monotonic())
 
-    def step(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of `step` and writes those of the step before."""
+    def step(self, step: int, read: Callable[[], Metrics]) -> None:
+        """Takes what reads the metrics of `step` and writes those of the step before."""
         self.flush()
-        self._pending = (step, metrics)
+        self._pending = (step, read)
 
     def flush(self) -> None:
         """Writes what is pending; waits for the device."""
         if self._pending is None:
             return
-        step, metrics = self._pending
-        self._pending = None
+        step, read = self._pending
+        self._pending, metrics = None, read()
         config = self._setup.config
         if float(metrics['loss'].weight):
             self._shown = self._checked(step, metrics['loss'].value())
@@ -53,7 +59,7 @@ class Log:
             )
         self._progress.update(step, self._shown)
         if step % config.log_every == 0 or step == config.num_steps:
-            found = values(jax.device_get(metrics))
+            found = values(metrics)
             before, then = self._recent
             now = time.monotonic()
             rate = (step - before) * self._setup.tokens_per_step / max(now - then, 1e-9)
