@@ -121,4 +121,5 @@ def _value(plan: Plan, run: RunState) -> str:
 
 
 def _to_workers(args: argparse.Namespace, sweep: SweepDir) -> list[str]:
-    return [f'--workdir={sweep.path.resolve()}', f'--arms={args.arms}', f'--seeds={args.seeds}']
+    options = {name: getattr(args, name) for name in ('arms', 'seeds', 'together')}
+    return [f'--workdir={sweep.path.resolve()}', *(f'--{k}={v}' for k, v in options.items())]

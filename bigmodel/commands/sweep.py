@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--status', action='store_true', help='what --workdir has done so far')
     parser.add_argument('--follow', action='store_true', help='--status again and again')
     parser.add_argument('--workers', type=int, default=0, help='processes; 0: one a core or GPU')
+    parser.add_argument(
+        '--together',
+        type=int,
+        default=0,
+        help='most runs of one program that a worker trains as one; 0: on CPU one, on '
+        'accelerators as many as half of their memory holds',
+    )
     parser.add_argument('--retry-failed', action='store_true', help='run failed arms again')
     parser.add_argument('--launcher', default='local', help=f'of workers: {", ".join(LAUNCHERS)}')
     parser.add_argument('--slurm', default='', help="'partition=gpu time=60 gpus_per_node=1'")
@@ -34,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     sweep = SweepDir(_workdir(args))
     if args.workers < 0:
         raise UserError(f'--workers={args.workers} must not be negative')
+    if args.together < 0:
+        raise UserError(f'--together={args.together} must not be negative')
     if args.status or args.follow:
         return _show_status(sweep, args.follow)
     if args.list:
@@ -118,7 +127,7 @@ def _plan_apart(args: argparse.Namespace) -> int:
 def _be_worker(args: argparse.Namespace, sweep: SweepDir) -> int:
     from bigmodel import devices
     from bigmodel.data.locks import exclusive
-    from bigmodel.sweeps.worker import work
+    from bigmodel.sweeps.worker import Worker
     from bigmodel.training.signals import Interrupted
 
     index, count = _share(args.worker)
@@ -136,7 +145,8 @@ def _be_worker(args: argparse.Namespace, sweep: SweepDir) -> int:
     jobs = selected(plan, args.arms, args.seeds)
     devices.configure(plan.base['sharding']['host_devices'], 1)
     try:
-        work(sweep, jobs, index, count, search=not (args.arms or args.seeds))
+        worker = Worker(sweep, index, count, args.together)
+        worker.work(jobs, search=not (args.arms or args.seeds))
     except Interrupted as e:
         print(e, flush=True)
         return 128 + e.signum

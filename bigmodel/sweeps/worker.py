@@ -1,16 +1,21 @@
-"""A worker trains the runs of a sweep that nobody else does, one after the other.
+"""A worker trains the runs of a sweep that nobody else does, one after the other or, on an
+accelerator, those of one program together.
 
 Any number of workers may share a directory, on one machine or on many that see it: a lock says who
 does what, and dies with its holder. So the share `index` of `count` only says where a worker
 begins.
 """
 
+import contextlib
 import traceback
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from bigmodel.errors import UserError
 from bigmodel.inference.run_to_end import run_to_end
 from bigmodel.sweeps.folder import OPEN, SweepDir
+from bigmodel.sweeps.gangs import Group, grouped
 from bigmodel.sweeps.plan import Job, Plan
 from bigmodel.sweeps.preflight import Builder
 from bigmodel.sweeps.search import open_search
@@ -18,80 +23,151 @@ from bigmodel.sweeps.studies import NoStudies
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import resolve
 from bigmodel.training.signals import Interrupted
+from bigmodel.training.together import Member, train_together
 
 MOST_DEATHS = 2  # of processes, of which a run may be the cause
 
 
-def work(sweep: SweepDir, jobs: Sequence[Job], index: int, count: int, search: bool = True) -> None:
-    """Trains what is open of `jobs`, until nothing is that nobody works on; then, with `search`,
-    what a search proposes.
-
-    A run that fails is recorded and leaves the others alone. Raises Interrupted after a signal.
+class Worker:
+    """A process that works on a sweep: as `index` of `count`, on up to `together` runs at once (0:
+    as many as its devices hold).
     """
-    plan, builder = sweep.read_plan(), Builder()
-    studies = open_search(sweep, plan)
-    turns = in_turn(plan, jobs, index, count)
-    while True:
-        while any([_try(sweep, job, builder, studies) for job in turns]):
-            pass  # what another worker left may be open again
-        found = studies.ask(builder) if search else ()
-        if not found:
-            return
-        turns = [*found, *turns]
 
+    def __init__(self, sweep: SweepDir, index: int, count: int, together: int = 0) -> None:
+        self._sweep, self._index, self._count, self._together = sweep, index, count, together
+        self._builder = Builder()
+        self._studies: NoStudies = open_search(sweep, sweep.read_plan())
 
-def _try(sweep: SweepDir, job: Job, builder: Builder, studies: NoStudies) -> bool:
-    """Whether this worker had to do the run, and has."""
-    if sweep.state(job).state not in OPEN:
-        return False
-    with sweep.claim(job) as ours:
+    def work(self, jobs: Sequence[Job], search: bool = True) -> None:
+        """Trains what is open of `jobs`, until nothing is that nobody works on; then, with
+        `search`, what a search proposes.
+
+        A run that fails is recorded and leaves the others alone. Raises Interrupted after a signal.
+        """
+        plan = self._sweep.read_plan()
+        turns = self.in_turn(plan, jobs)
+        while True:
+            while any([self._try(group) for group in turns]):
+                pass  # what another worker left may be open again
+            found = self._studies.ask(self._builder) if search else ()
+            if not found:
+                return
+            turns = [*grouped(self._sweep.read_plan(), found, self._together), *turns]
+
+    def in_turn(self, plan: Plan, jobs: Sequence[Job]) -> list[Group]:
+        """All of `jobs`, a worker's own share first: whole programs, so that few compile one twice.
+
+        Every seed of the first is before the next, so that what is done can be compared.
+        """
+        programs = {arm.name: arm.facts['program'] for arm in plan.arms}
+        own = [job for job in jobs if programs[job.arm] % self._count == self._index]
+        if len(set(programs[job.arm] for job in jobs)) < self._count:  # too few to go round
+            own = list(jobs[self._index :: self._count])
+        rest = [job for job in jobs if job not in own]
+        return [
+            *grouped(plan, own, self._together),
+            *grouped(plan, rest, self._together),
+        ]
+
+    def _try(self, group: Group) -> bool:
+        """Whether this worker had to do runs of the group, and has."""
+        with contextlib.ExitStack() as held:
+            ours = [job for job in group if self._claimed(job, held)]
+            plan = self._sweep.read_plan()  # it may have been made anew, and a search adds to it
+            ours = [job for job in ours if job in plan.jobs]
+            deaths = {job: self._sweep.deaths(job) for job in ours}
+            for job in ours:
+                if deaths[job] >= MOST_DEATHS:
+                    what = f'its process died {MOST_DEATHS} times while it ran (of memory?)'
+                    self._sweep.fail(job, what)
+            # Whose process died is tried alone, as it may be the cause.
+            together = [job for job in ours if not deaths[job]]
+            alone = [(job,) for job in ours if 0 < deaths[job] < MOST_DEATHS]
+            for jobs in filter(None, [tuple(together), *alone]):
+                self._noted(plan, jobs)
+            return bool(ours)
+
+    def _claimed(self, job: Job, held: contextlib.ExitStack) -> bool:
+        """Whether the run is to be done, and this worker's until `held` ends."""
+        if self._sweep.state(job).state not in OPEN:
+            return False
         # Somebody may have done it between the look and the claim.
-        if not ours or RunDir(sweep.run_dir(job)).result.exists():
-            return False
-        plan = sweep.read_plan()  # it may have been made anew, and a search adds to it
-        if job not in plan.jobs:
-            return False
-        if sweep.deaths(job) >= MOST_DEATHS:
-            sweep.fail(job, f'its process died {MOST_DEATHS} times while it ran (of memory?)')
-            return True
-        sweep.begin(job)
+        ours = held.enter_context(self._sweep.claim(job))
+        return ours and not RunDir(self._sweep.run_dir(job)).result.exists()
+
+    def _noted(self, plan: Plan, jobs: Group) -> None:
+        """Trains, and leaves a note that only the death of this process leaves."""
+        for job in jobs:
+            self._sweep.begin(job)
         try:
-            _train(sweep, plan, job, builder, studies)
-        finally:  # what only the death of this process leaves out
-            sweep.end(job)
-        return True
+            self._train(plan, jobs)
+        finally:
+            for job in jobs:
+                self._sweep.end(job)
+
+    def _train(self, plan: Plan, jobs: Group) -> None:
+        if len(jobs) > 1:
+            jobs = self._train_together(plan, jobs)
+        for job in jobs:
+            print(f'\n=== {job}', flush=True)
+            run, reason = RunDir(self._sweep.run_dir(job)), partial(self._reason_to_stop, job)
+            config = resolve(plan.config(plan.arm(job.arm), job.seed))
+            try:
+                outcome: Any = run_to_end(run, config, self._builder, reason)
+            except Interrupted:  # saved, and no failure
+                raise
+            except Exception as e:  # one arm must not stop the others
+                outcome = e
+            self._tell(job, outcome)
+
+    def _train_together(self, plan: Plan, jobs: Group) -> Group:
+        """Trains runs in one program; returns those that are to be trained alone after all."""
+        print(f'\n=== {len(jobs)} together: {", ".join(map(str, jobs))}', flush=True)
+        told: set[Job] = set()
+
+        def tell(job: Job, outcome: Any) -> None:
+            told.add(job)
+            self._tell(job, outcome)
+
+        members = []
+        for job in jobs:
+            run, reason = RunDir(self._sweep.run_dir(job)), partial(self._reason_to_stop, job)
+            try:
+                config = resolve(plan.config(plan.arm(job.arm), job.seed))
+                run.check(config)
+                members.append(Member(self._builder(config), run, partial(tell, job), reason))
+            except UserError as e:
+                tell(job, e)
+        try:
+            if members:
+                train_together(members)
+        except Interrupted:
+            raise
+        except Exception as e:  # of the program that they share: memory, or what vmap cannot do
+            print(f'together they cannot be trained, hence one after the other: {_words(e)}')
+        return tuple(job for job in jobs if job not in told)
+
+    def _reason_to_stop(self, job: Job, run: RunDir) -> str:
+        return self._studies.reason_to_stop(job, run)
+
+    def _tell(self, job: Job, outcome: Any) -> None:
+        """Records how a run ended: with its result, or what it raised."""
+        run = RunDir(self._sweep.run_dir(job))
+        if isinstance(outcome, UserError):
+            self._sweep.fail(job, str(outcome))
+            self._studies.tell(job, run, 'lost')
+            print(f'{job} failed: {outcome}', flush=True)
+        elif isinstance(outcome, Exception):
+            details = ''.join(traceback.format_exception(outcome))
+            self._sweep.fail(job, _words(outcome), details)
+            self._studies.tell(job, run, 'fail')
+            print(f'{job} failed:\n{details}', flush=True)
+        else:
+            self._studies.tell(job, run)
+            how = outcome['stopped_early'] or f'done in {outcome["seconds"]:.0f} s'
+            print(f'{job}: {how}', flush=True)
 
 
-def in_turn(plan: Plan, jobs: Sequence[Job], index: int, count: int) -> list[Job]:
-    """All of `jobs`, a worker's own share first: whole programs, so that few compile one twice.
-
-    Every seed of the first is before the next, so that what is done can be compared.
-    """
-    programs = {arm.name: arm.facts['program'] for arm in plan.arms}
-    own = [job for job in jobs if programs[job.arm] % count == index]
-    if len(set(programs[job.arm] for job in jobs)) < count:  # too few programs to go round
-        own = list(jobs[index::count])
-    return [*own, *(job for job in jobs if job not in own)]
-
-
-def _train(sweep: SweepDir, plan: Plan, job: Job, builder: Builder, studies: NoStudies) -> None:
-    run = RunDir(sweep.run_dir(job))
-    config = resolve(plan.config(plan.arm(job.arm), job.seed))
-    print(f'\n=== {job}', flush=True)
-    try:
-        result = run_to_end(run, config, builder, lambda run: studies.reason_to_stop(job, run))
-    except Interrupted:  # saved, and no failure
-        raise
-    except UserError as e:
-        sweep.fail(job, str(e))
-        studies.tell(job, run, 'lost')
-        print(f'failed: {e}', flush=True)
-    except Exception as e:  # one arm must not stop the others
-        details = traceback.format_exc()
-        said = str(e).strip().splitlines() or ['']
-        sweep.fail(job, f'{type(e).__name__}: {said[0]}', details)
-        studies.tell(job, run, 'fail')
-        print(details, flush=True)
-    else:
-        studies.tell(job, run)
-        print(result['stopped_early'] or f'done in {result["seconds"]:.0f} s', flush=True)
+def _words(error: Exception) -> str:
+    said = str(error).strip().splitlines() or ['']
+    return f'{type(error).__name__}: {said[0]}'

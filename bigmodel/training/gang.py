@@ -32,9 +32,9 @@ class Gang:
         first = setups[0]
         devices = list(first.sharding.mesh.devices.flat)
         self.setups = [*setups, *[first] * (-len(setups) % len(devices))]
-        mesh = Mesh(np.array(devices), ('arm',), axis_types=(AxisType.Auto,))
-        self._split = NamedSharding(mesh, PartitionSpec('arm'))
-        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._mesh = Mesh(np.array(devices), ('arm',), axis_types=(AxisType.Auto,))
+        self._split = NamedSharding(self._mesh, PartitionSpec('arm'))
+        self._everywhere = NamedSharding(self._mesh, PartitionSpec())
         self.hparams = self._side_by_side([setup.hparams for setup in self.setups])
 
     def states(self, states: Sequence[State]) -> State:
@@ -60,7 +60,8 @@ class Gang:
     def batch(self, starts: Sequence[int], number: int) -> Batch:
         """The batches of all runs, `number` steps after those that they start with."""
         filled = [*starts, *[starts[0]] * (len(self.setups) - len(starts))]
-        each = [s.data.batches(start + number) for s, start in zip(self.setups, filled)]
+        pairs = zip(self.setups, filled, strict=True)
+        each = [setup.data.batches(start + number) for setup, start in pairs]
         return {name: np.stack([batch[name] for batch in each]) for name in each[0]}
 
     def put(self, batch: Batch) -> dict[str, jax.Array]:
@@ -77,7 +78,8 @@ class Gang:
         step = jax.vmap(step_of(self.setups[0]), in_axes=(AXES, 0, 0), out_axes=(AXES, 0))
         places = jax.tree.map(lambda x: x.sharding, states)
         batch = self.put(self.batch([0], 0))
-        with inactive():  # one run is on one device: within the step there is nothing to place
+        # One run is on one device: within the step there is nothing to place.
+        with inactive(), jax.set_mesh(self._mesh):
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, self._split))
             return jitted.lower(states, batch, self.hparams).compile()
 

@@ -49,8 +49,9 @@ class Member:
         self.setup, self.run, self.ended = setup, run, False
         self._tell, self._reason_to_stop = tell, reason_to_stop
 
-    def open(self) -> None:
-        """Opens the run directory, which may show that all steps are made."""
+    def open(self, count: int) -> None:
+        """Opens the run directory, which may show that all steps are made; `count` are opened."""
+        self._count = count
         name = self.setup.config.name
         self._running = running = Running(self.setup, self.run, self._reason_to_stop, name)
         self.make_state = running.state_maker()
@@ -59,11 +60,11 @@ class Member:
             self._end(self.start)
 
     def after(
-        self, step: int, read: Callable[[], Metrics], state: Callable[[], State], stop: list[int]
+        self, step: int, read: Callable[[], Metrics], state: Callable[[], State], stop: bool
     ) -> None:
-        """What is to be done after `step` (see Running); after a signal it ends without a result."""
-        if self._running.after(step, read, state, bool(stop)):
-            self._end(step, bool(stop))
+        """What is to be done after `step`; after a signal the run ends without a result."""
+        if self._running.after(step, read, state, stop):
+            self._end(step, stop)
 
     def guarded(self, part: Callable[[], None]) -> None:
         """`part()`, or the end of this run alone."""
@@ -77,7 +78,8 @@ class Member:
         self.ended = True
         self._running.close()
         if not stop:
-            result = self._running.result(step)
+            # Times are of all that were trained together.
+            result = self._running.result(step) | {'together': self._count}
             write_json(self.run.result, result)  # its presence says that the run is finished
             self._tell(result)
 
@@ -90,17 +92,17 @@ def train_together(members: Sequence[Member]) -> None:
     with members[0].setup.sharding.active(), catch_signals() as stop:
         # 1. Run directories, and the states of all side by side.
         for m in members:
-            m.guarded(m.open)
+            m.guarded(partial(m.open, len(members)))
         opened = [m for m in members if not m.ended]
         if not opened:
             return
         names = ', '.join(m.setup.config.name for m in opened)
-        print_plan(opened[0].setup, f'{opened[0].run.path}\nin one program with {names}', opened[0].start)
+        print_plan(
+            opened[0].setup, f'{opened[0].run.path}\nin one program with {names}', opened[0].start
+        )
         gang = Gang([m.setup for m in opened])
         states = gang.states([m.make_state() for m in opened])
         step_all = gang.compiled(states)
-        for m in opened:
-            m.run.add(together=len(opened))
 
         # 2. Steps, as many as the longest run has; what has ended is computed in vain.
         made, starts = 0, [m.start for m in opened]
@@ -108,11 +110,11 @@ def train_together(members: Sequence[Member]) -> None:
         batches = prefetch(partial(gang.batch, starts), 0, most)
         for made, batch in enumerate(batches, 1):
             states, metrics = step_all(states, gang.put(batch), gang.hparams)
-            read = functools.cache(partial(jax.device_get, metrics))  # once for all
+            read, stopped = functools.cache(partial(jax.device_get, metrics)), bool(stop)
             for i, m in enumerate(opened):
                 if not m.ended:
                     own = partial(_one_of, read, i), partial(gang.state, states, i)
-                    m.guarded(partial(m.after, m.start + made, *own, stop))
+                    m.guarded(partial(m.after, m.start + made, *own, stopped))
             if all(m.ended for m in opened):
                 break
 

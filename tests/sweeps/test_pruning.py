@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from bigmodel.errors import UserError
-from bigmodel.sweeps import worker
 from bigmodel.sweeps.folder import SweepDir
 from bigmodel.sweeps.plan import Job, Plan, read_plan
 from bigmodel.sweeps.preflight import preflight
 from bigmodel.sweeps.pruning import build_pruning
 from bigmodel.sweeps.status import status
 from bigmodel.sweeps.studies import Studies, open_studies
+from bigmodel.sweeps.worker import Worker
 from bigmodel.training.rundir import RunDir
 
 STEPS = tuple(range(2, 21, 2))
@@ -130,7 +130,7 @@ def test_a_sweep_ends_its_loser(write, tmp_path) -> None:
     arms = "grid({'optimizer.learning_rate': (1e-2, 1e-9)})"
     plan = preflight(read_plan(write(f"Sweep({arms}, prune='halving(first=2)')")))
     sweep.write_plan(plan)
-    worker.work(sweep, plan.jobs, 0, 1)
+    Worker(sweep, 0, 1).work(plan.jobs)
     runs = sweep.states(plan)
     assert [run.state for run in runs] == ['done', 'pruned']
     assert [run.result['steps'] for run in runs] == [4, 2]

@@ -9,7 +9,6 @@ import pytest
 
 from bigmodel.commands.main import main
 from bigmodel.errors import UserError
-from bigmodel.sweeps import worker
 from bigmodel.sweeps.arms import choice, integer, log_uniform, uniform
 from bigmodel.sweeps.folder import SweepDir, metric_of
 from bigmodel.sweeps.plan import Job, Plan, from_json, read_plan, selected
@@ -18,6 +17,7 @@ from bigmodel.sweeps.search import Searching, with_found
 from bigmodel.sweeps.spaces import as_text
 from bigmodel.sweeps.spaces import from_json as space_from_json
 from bigmodel.sweeps.status import status
+from bigmodel.sweeps.worker import Worker
 from bigmodel.training.rundir import RunDir
 
 RATES = "'optimizer.learning_rate': log_uniform(1e-5, 1.0)"
@@ -68,7 +68,7 @@ def test_a_search_trains_what_it_finds(search) -> None:
     plan = sweep.read_plan()
     assert [arm.name for arm in plan.arms] == ['base'] and plan.to_come == 3
     assert '3 to be found' in status(plan, sweep.states(plan))
-    worker.work(sweep, plan.jobs, 0, 1)
+    Worker(sweep, 0, 1).work(plan.jobs)
     plan = sweep.read_plan()
     assert plan.to_come == 0 and len(plan.arms) == 4
     assert all(run.state == 'done' for run in sweep.states(plan))
@@ -83,7 +83,7 @@ def test_a_search_trains_what_it_finds(search) -> None:
             same = pytest.approx(value, rel=0.005) if isinstance(value, float) else value
             assert values[key] == same
     # Started again, it has nothing to do; with more trials it goes on.
-    worker.work(sweep, plan.jobs, 0, 1)
+    Worker(sweep, 0, 1).work(plan.jobs)
     assert sweep.read_plan() == plan
     sweep = search(4, space)
     assert sweep.read_plan().arms[:4] == plan.arms and sweep.read_plan().to_come == 1
@@ -170,7 +170,7 @@ def test_another_search_in_the_same_place_is_refused(search) -> None:
 def test_chosen_arms_alone_are_trained(search) -> None:
     sweep = search(3)
     plan = sweep.read_plan()
-    worker.work(sweep, selected(plan, 'base'), 0, 1, search=False)
+    Worker(sweep, 0, 1).work(selected(plan, 'base'), search=False)
     assert sweep.read_plan() == plan
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from bigmodel.inference.run_to_end import run_to_end
 from bigmodel.params import flatten
-from bigmodel.sweeps import worker
 from bigmodel.sweeps.folder import SweepDir, metric_of
+from bigmodel.sweeps.gangs import Group, grouped, most_together
 from bigmodel.sweeps.plan import Job, Plan, read_plan
 from bigmodel.sweeps.preflight import preflight
 from bigmodel.sweeps.status import seconds_left, status
+from bigmodel.sweeps.worker import MOST_DEATHS, Worker
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.writers import read_jsonl
 
@@ -50,7 +51,7 @@ def params(run: pathlib.Path, step: int) -> dict[str, bytes]:
 def test_a_sweep_is_its_runs_alone(swept, tmp_path) -> None:
     plan, sweep = swept
     assert len({arm.facts['program'] for arm in plan.arms}) == 1
-    worker.work(sweep, plan.jobs, 0, 1)
+    Worker(sweep, 0, 1).work(plan.jobs)
     states = {str(run.job): run for run in sweep.states(plan)}
     # One that diverged, with its reason, and the others untouched by it.
     assert states['lost/seed0'].state == 'failed' and 'the loss is' in states['lost/seed0'].error
@@ -73,22 +74,22 @@ def test_a_sweep_is_its_runs_alone(swept, tmp_path) -> None:
 def test_nothing_is_done_twice_and_failures_wait(swept, monkeypatch) -> None:
     plan, sweep = swept
     trained = []
-    monkeypatch.setattr(worker, '_train', lambda *args: trained.append(args[2]))
     done, failed, held = plan.jobs[:3]
     sweep.run_dir(done).mkdir(parents=True)
     (sweep.run_dir(done) / 'result.json').write_text('{"stopped_early": ""}')
     sweep.fail(failed, 'the loss is nan')
 
-    def train(sweep: SweepDir, plan: Plan, job: Job, *rest: object) -> None:
-        trained.append(job)
-        sweep.fail(job, 'done, for this test')
+    def train(self: Worker, plan: Plan, jobs: Group) -> None:
+        trained.extend(jobs)
+        for job in jobs:
+            sweep.fail(job, 'done, for this test')
 
-    monkeypatch.setattr(worker, '_train', train)
+    monkeypatch.setattr(Worker, '_train', train)
     with sweep.claim(held) as ours:
         assert ours and sweep.state(held).state == 'running'
         with sweep.claim(held) as twice:
             assert not twice
-        worker.work(sweep, plan.jobs, 0, 1)
+        Worker(sweep, 0, 1).work(plan.jobs)
     assert set(trained) == set(plan.jobs) - {done, failed, held}
     assert [sweep.state(job).state for job in (done, failed, held)] == ['done', 'failed', 'waiting']
     sweep.forgive(failed)
@@ -98,16 +99,17 @@ def test_nothing_is_done_twice_and_failures_wait(swept, monkeypatch) -> None:
 def test_a_run_that_kills_its_process_is_left_alone_in_the_end(swept, monkeypatch) -> None:
     plan, sweep = swept
     toxic = plan.jobs[0]
-    for _ in range(worker.MOST_DEATHS):
+    for _ in range(MOST_DEATHS):
         sweep.begin(toxic)  # and the process dies
     trained = []
 
-    def train(sweep: SweepDir, plan: Plan, job: Job, *rest: object) -> None:
-        trained.append(job)
-        sweep.fail(job, 'done, for this test')
+    def train(self: Worker, plan: Plan, jobs: Group) -> None:
+        trained.extend(jobs)
+        for job in jobs:
+            sweep.fail(job, 'done, for this test')
 
-    monkeypatch.setattr(worker, '_train', train)
-    worker.work(sweep, plan.jobs, 0, 1)
+    monkeypatch.setattr(Worker, '_train', train)
+    Worker(sweep, 0, 1).work(plan.jobs)
     assert toxic not in trained and len(trained) == len(plan.jobs) - 1
     assert 'its process died 2 times' in sweep.state(toxic).error
     assert all(sweep.deaths(job) == 0 for job in trained)
@@ -119,7 +121,8 @@ def test_a_plan_that_was_made_anew_is_what_is_trained(swept, monkeypatch) -> Non
     plan, sweep = swept
     seen = {}
 
-    def train(sweep: SweepDir, plan: Plan, job: Job, *rest: object) -> None:
+    def train(self: Worker, plan: Plan, jobs: Group) -> None:
+        (job,) = jobs
         seen[job] = plan.arm(job.arm).changes
         arms = tuple(
             dataclasses.replace(arm, changes={**arm.changes, 'optimizer.learning_rate': '0.5'})
@@ -129,26 +132,66 @@ def test_a_plan_that_was_made_anew_is_what_is_trained(swept, monkeypatch) -> Non
         sweep.write_plan(dataclasses.replace(plan, arms=arms))
         sweep.fail(job, 'done, for this test')
 
-    monkeypatch.setattr(worker, '_train', train)
-    worker.work(sweep, plan.jobs, 0, 1)
+    monkeypatch.setattr(Worker, '_train', train)
+    Worker(sweep, 0, 1).work(plan.jobs)
     rates = [changes['optimizer.learning_rate'] for changes in seen.values()]
     assert set(rates[1:]) == {'0.5'} and not any(job.arm == 'other' for job in seen)
 
 
 @pytest.mark.parametrize('count', [1, 2, 3])
 def test_workers_share_and_then_help(swept, count) -> None:
-    plan, _ = swept
-    turns = [worker.in_turn(plan, plan.jobs, i, count) for i in range(count)]
+    plan, sweep = swept
+    turns = [sum(Worker(sweep, i, count).in_turn(plan, plan.jobs), ()) for i in range(count)]
     assert all(sorted(map(str, turn)) == sorted(map(str, plan.jobs)) for turn in turns)
     assert len({turn[0] for turn in turns}) == count
 
 
-def test_a_worker_begins_with_programs_of_its_own(write) -> None:
+def test_a_worker_begins_with_programs_of_its_own(write, tmp_path) -> None:
     plan = preflight(
         read_plan(
             write("Sweep(grid({'model.depth': (1, 2), 'optimizer.learning_rate': (1.0, 2.0)}))")
         )
     )
-    first, second = (worker.in_turn(plan, plan.jobs, i, 2)[:2] for i in (0, 1))
-    assert {plan.arm(job.arm).facts['program'] for job in first} == {2}
-    assert {plan.arm(job.arm).facts['program'] for job in second} == {1}
+    sweep = SweepDir(tmp_path / 'sweep')
+    sweep.write_plan(plan)
+    first, second = (Worker(sweep, i, 2).in_turn(plan, plan.jobs)[:2] for i in (0, 1))
+    assert {plan.arm(job.arm).facts['program'] for (job,) in first} == {2}
+    assert {plan.arm(job.arm).facts['program'] for (job,) in second} == {1}
+
+
+def test_runs_of_one_program_are_grouped_evenly(write) -> None:
+    plan = preflight(
+        read_plan(
+            write("""Sweep(
+                chain(
+                    grid({'model.depth': (1, 2), 'optimizer.learning_rate': (1.0, 2.0, 3.0, 4.0)}),
+                    {'name': 'checked', 'model.check_kernel': True},
+                )
+            )""")
+        )
+    )
+    groups = grouped(plan, plan.jobs, 3)
+    assert sorted(map(len, groups)) == [1, 2, 2, 2, 2]
+    assert all(len({plan.arm(job.arm).facts['program'] for job in group}) == 1 for group in groups)
+    assert [group[0].arm for group in groups if len(group) == 1] == ['checked']
+    assert most_together(0, [{'memory_bytes': 1}]) == 1  # on CPU
+    assert most_together(5, []) == 5
+
+
+def test_runs_that_are_trained_together_are_those_alone(swept, tmp_path) -> None:
+    plan, sweep = swept
+    Worker(sweep, 0, 1, together=3).work(plan.jobs)
+    states = {str(run.job): run for run in sweep.states(plan)}
+    assert states['lost/seed0'].state == 'failed' and 'the loss is' in states['lost/seed0'].error
+    assert all(run.state == 'done' for name, run in states.items() if 'lost' not in name)
+    assert {run.result.get('together') for run in states.values()} == {2, 3, None}
+
+    for job in (Job('learning_rate=0.01', 1), Job('other', 0)):
+        alone = tmp_path / 'alone' / str(job)
+        run_to_end(RunDir(alone), plan.config(plan.arm(job.arm), job.seed))
+        for ours, theirs in zip(metrics(sweep.run_dir(job)), metrics(alone), strict=True):
+            assert ours.keys() == theirs.keys()
+            for key, value in theirs.items():
+                assert ours[key] == (
+                    value if isinstance(value, str) else pytest.approx(value, 1e-4)
+                )

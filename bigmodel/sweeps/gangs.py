@@ -1,0 +1,48 @@
+"""Which runs of a sweep a worker trains together, as one program (training/together.py)."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+
+from bigmodel.sweeps.plan import Job, Plan
+from bigmodel.training.together import is_trained_alone
+
+MOST = 16  # on one device, unless told
+PART = 0.5  # of the memory: what runs need is only estimated, and evaluations need some too
+
+Group = tuple[Job, ...]
+
+
+def grouped(plan: Plan, jobs: Sequence[Job], asked: int) -> list[Group]:
+    """The jobs in their order, those of one program in groups that are as even as can be.
+
+    `asked` is the most of a group; 0 lets the devices say.
+    """
+    by_program: dict[int | str, list[Job]] = {}
+    for job in jobs:
+        arm = plan.arm(job.arm)
+        alone = is_trained_alone(plan.config(arm, job.seed))
+        by_program.setdefault(str(job) if alone else arm.facts['program'], []).append(job)
+    groups = []
+    for together in by_program.values():
+        count = -(-len(together) // most_together(asked, _facts(plan, together)))
+        groups += [tuple(together[i::count]) for i in range(count)]
+    return groups
+
+
+def most_together(asked: int, facts: Sequence[Mapping[str, int]]) -> int:
+    """How many runs at once: `asked`, or as many as half of the memory of this process' devices
+    is likely to hold.
+
+    On CPU that is one: XLA:CPU is slower at products of a batch of matrices than at one after the
+    other, and there is a worker a core.
+    """
+    if asked or jax.default_backend() == 'cpu':
+        return asked or 1
+    need = max(fact['memory_bytes'] for fact in facts)
+    there = [(d.memory_stats() or {}).get('bytes_limit', 0) for d in jax.local_devices()]
+    return max(1, sum(min(MOST, int(PART * limit / need)) for limit in there))
+
+
+def _facts(plan: Plan, jobs: Sequence[Job]) -> list[Mapping[str, int]]:
+    return [plan.arm(job.arm).facts for job in jobs]
