@@ -4,8 +4,10 @@
     python launch.py scaling runs/scaling
     python launch.py size --flops=1e14 --fit=runs/scaling/scaling.json
 
-Not run yet. Five sizes at each of four budgets of FLOPs, 3.8e13 FLOPs in all; `sweep --plan`
-guesses 26 minutes on two cores that others kept busy. The smallest model reads up to 13M tokens at
+Five sizes at each of four budgets of FLOPs, one seed: the best of those tried has 43k parameters
+(1.556 nats), 127k (1.461), 127k (1.380) and 234k (1.307); it grows as C^0.70 (95 % interval 0.63 to
+0.86), and L = 0.79 + 9.12/N^0.262 + 1504/D^0.621. 15 minutes by one worker on two cores
+that others kept busy. The smallest model reads up to 13M tokens at
 the largest budget, of 8.2M that there are: under two epochs, which cost hardly more than new text
 would (Muennighoff et al. 2023).
 """
