@@ -165,10 +165,10 @@ def _memory_bytes(setup: Setup) -> int:
 
 
 def _evaluation_flops(setup: Setup) -> int:
-    """Of all evaluations whose number of batches is known: a forward pass is a third of a step."""
-    steps, step = setup.config.num_steps, setup.flops_per_token * setup.tokens_per_step
+    """Of all evaluations whose number of batches is known."""
+    steps = setup.config.num_steps
     times = (-(-steps // e.every) * e.batches for e in setup.config.evals.values())
-    return round(sum(times) * step / 3)
+    return sum(times) * setup.forward_flops_per_token * setup.tokens_per_step
 
 
 def _refuse_twins(plan: Plan, arms: tuple[PlannedArm, ...]) -> None:
