@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -169,6 +170,27 @@ def test_several_sweeps_are_one_report(swept, tmp_path, capsys) -> None:
     # Both at once from the folder above them.
     assert main(['report', str(tmp_path), f'--output={output}']) == 0
     assert len((output / 'report.csv').read_text().splitlines()) == 17
+
+
+def test_runs_that_never_began_are_in_a_report_of_several_sweeps(swept, tmp_path) -> None:
+    arms = named(grid({'model.position': ('none',), 'optimizer.learning_rate': (0.001,)}))
+    more = made_sweep(tmp_path / 'more', arms, (0, 1), lambda c, s: falling(1.2, 0.01, s))
+    never = Job('rope,learning_rate=0.1', 2)
+    for sweep, job in ((swept, never), (more, Job(*arms, 0)), (more, Job(*arms, 1))):
+        shutil.rmtree(sweep.run_dir(job))
+    swept.fail(never, 'out of memory')
+    more.fail(Job(*arms, 0), 'no such file')
+    output = tmp_path / 'both'
+    assert main(['report', str(swept.path), str(more.path), f'--output={output}']) == 0
+    rows = list(csv.DictReader((output / 'report.csv').read_text().splitlines()))
+    lost = {(r['arm'], r['seed']): (r['state'], r['error']) for r in rows if r['state'] != 'done'}
+    none = 'none,learning_rate=0.001'
+    assert len(rows) == 12 + 2 and lost == {
+        ('rope,learning_rate=0.1', '2'): ('failed', 'out of memory'),
+        (none, '0'): ('failed', 'no such file'),
+        (none, '1'): ('waiting', ''),
+    }
+    assert '2 of 14 runs: failed, and not compared.' in (output / 'report.md').read_text()
 
 
 def test_the_same_run_twice_is_flagged(tmp_path) -> None:
