@@ -9,16 +9,20 @@ from typing import Any
 from bigmodel import config as config_lib
 from bigmodel.errors import UserError
 from bigmodel.models import presets
+from bigmodel.reports.again import job_again, run_again
 from bigmodel.sweeps.folder import RunState, SweepDir, end_of
 from bigmodel.sweeps.plan import Job, Plan
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A run, and its config with dotted keys: that of its plan where it never began."""
+    """A run, its config with dotted keys (that of its plan where it never began), and the command
+    that makes it again.
+    """
 
     state: RunState
     config: Mapping[str, Any]
+    again: str
 
 
 def runs_in(folder: pathlib.Path) -> list[Found]:
@@ -43,7 +47,11 @@ def runs_in(folder: pathlib.Path) -> list[Found]:
 def _of_sweep(sweep: SweepDir) -> list[Found]:
     plan = sweep.read_plan()
     return [
-        Found(state, _begun(state.path) if state.config else _planned(plan, state.job))
+        Found(
+            state,
+            _begun(state.path) if state.config else _planned(plan, state.job),
+            job_again(plan, sweep.path, state.job),
+        )
         for state in sweep.states(plan)
     ]
 
@@ -52,7 +60,7 @@ def _alone(path: pathlib.Path) -> Found:
     """A run that no sweep made; its arm is named later."""
     ended = (path / 'result.json').exists()
     state = RunState(Job('', 0), path, end_of(path) if ended else 'stopped')
-    return Found(state, _begun(path))
+    return Found(state, _begun(path), run_again(state))
 
 
 def _begun(run: pathlib.Path) -> dict[str, Any]:

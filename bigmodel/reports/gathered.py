@@ -4,17 +4,17 @@ import dataclasses
 import functools
 import math
 import pathlib
-import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigmodel import config as config_lib
 from bigmodel.errors import UserError, nearest, unknown
+from bigmodel.reports.again import job_again, sweep_again
 from bigmodel.reports.found import Found, runs_in
 from bigmodel.sweeps.folder import RunState, SweepDir, metric_of
 from bigmodel.sweeps.names import arm_names
-from bigmodel.sweeps.plan import SET_BY_SWEEPS, Job, Plan
+from bigmodel.sweeps.plan import SET_BY_SWEEPS, Job
 from bigmodel.training.progress import watched
 from bigmodel.training.writers import ABOUT
 
@@ -111,7 +111,7 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Gathered:
-    """What a report is of."""
+    """What a report is of; `commands` make each run again, `whole` the sweep if it is one."""
 
     title: str
     question: str
@@ -121,6 +121,7 @@ class Gathered:
     budget: str
     arms: tuple[Arm, ...]
     commands: tuple[str, ...]
+    whole: str = ''
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -180,14 +181,9 @@ def _of_sweep(sweep: SweepDir, metric: str) -> Gathered:
         baseline=plan.baseline,
         budget=plan.budget,
         arms=arms,
-        commands=_commands(plan, sweep.path),
+        commands=tuple(job_again(plan, sweep.path, job) for job in plan.jobs),
+        whole=sweep_again(plan, sweep.path),
     )
-
-
-def _commands(plan: Plan, where: pathlib.Path) -> tuple[str, ...]:
-    whole = ['python', 'launch.py', 'sweep', f'--config={plan.source}', f'--workdir={where}']
-    whole += [f'--config.{key}={text}' for key, text in plan.overrides]
-    return tuple(map(shlex.join, [whole, *(plan.command(job) for job in plan.jobs)]))
 
 
 def _of_runs(folders: Sequence[pathlib.Path], metric: str) -> Gathered:
@@ -213,7 +209,7 @@ def _of_runs(folders: Sequence[pathlib.Path], metric: str) -> Gathered:
         baseline=name,
         budget='config',
         arms=arms,
-        commands=(),
+        commands=tuple(dict.fromkeys(run.again for run in found if run.again)),
     )
 
 

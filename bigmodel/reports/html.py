@@ -9,7 +9,7 @@ from html import escape
 from bigmodel.reports.flags import flags
 from bigmodel.reports.gathered import Gathered
 from bigmodel.reports.noise import in_words, noise
-from bigmodel.reports.provenance import commands, provenance
+from bigmodel.reports.provenance import provenance
 from bigmodel.reports.statistics import Compared
 from bigmodel.reports.table import (
     HEADS,
@@ -178,10 +178,9 @@ def _left_out(rows: Sequence[Sequence[str]]) -> str:
 
 def _origin(found: Gathered) -> str:
     facts = ''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in provenance(found))
-    whole, *each = commands(found) if found.commands else ('', *commands(found))
-    shown = f'<pre>{escape(whole)}</pre>' if whole else ''
+    shown = f'<pre>{escape(found.whole)}</pre>' if found.whole else ''
     alone = (
-        f'<details><summary>each of the {len(each)} runs alone</summary>'
-        f'<pre>{escape(chr(10).join(each))}</pre></details>'
+        f'<details><summary>each of the {len(found.commands)} runs alone</summary>'
+        f'<pre>{escape(chr(10).join(found.commands))}</pre></details>'
     )
-    return f'<dl>{facts}</dl>{shown}{alone if each else ""}'
+    return f'<dl>{facts}</dl>{shown}{alone if found.commands else ""}'

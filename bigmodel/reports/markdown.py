@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bigmodel.reports.flags import flags
 from bigmodel.reports.gathered import Gathered
 from bigmodel.reports.noise import in_words, noise
-from bigmodel.reports.provenance import commands, provenance
+from bigmodel.reports.provenance import provenance
 from bigmodel.reports.statistics import Compared
 from bigmodel.reports.table import (
     HEADS,
@@ -37,7 +37,7 @@ def markdown(
     rest = left_out(found)
     parts += ['## Runs that are not compared', _table(LEFT_OUT, rest)] if rest else []
     parts += ['## To make it again', '\n'.join(f'- {k}: {v}' for k, v in provenance(found))]
-    parts += ['\n'.join(f'    {command}' for command in commands(found))]
+    parts += ['\n'.join(f'    {command}' for command in (found.whole, *found.commands) if command)]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -199,7 +201,28 @@ def test_the_same_run_twice_is_flagged(tmp_path) -> None:
     assert main(['report', str(tmp_path)]) == 0
     text = (tmp_path / 'report' / 'report.md').read_text()
     assert 'Several runs have one arm and seed' in text and 'is the only arm' in text
-    assert '    python launch.py --config=x.py' in text
+    for name in 'ab':
+        assert f'    python launch.py --config=x.py --workdir={tmp_path / name}-redo' in text
+
+
+def test_commands_leave_what_is_there(swept, tmp_path) -> None:
+    made = 'launch.py --config=x.py --config.task={} --workdir {}'
+    for name, task in (('quoted', "'causal_lm(z_loss=0.1)'"), ('older', 'causal_lm(z_loss=0.1)')):
+        path = tmp_path / 'runs' / name
+        made_run(path, {}, 0, falling(1.0, 0.01, 0), command=made.format(task, path))
+    apart = tmp_path / 'runs'
+    for folders, counts in (([swept.path], 13), ([apart], 2), ([swept.path, apart], 14)):
+        output = tmp_path / 'out'
+        assert main(['report', *map(str, folders), f'--output={output}']) == 0
+        lines = (output / 'report.md').read_text().splitlines()
+        commands = [shlex.split(line) for line in lines if line.startswith('    python launch.py')]
+        places = [[w for w in words if w.startswith('--workdir')] for words in commands]
+        there = [pathlib.Path(place.removeprefix('--workdir=')) for (place,) in places]
+        assert len(set(there)) == len(there) == counts
+        assert not any(path.exists() for path in there)
+        assert {w for words in commands for w in words if 'task=' in w} <= {
+            '--config.task=causal_lm(z_loss=0.1)'
+        }
 
 
 def test_mistakes(swept, tmp_path, capsys) -> None:
