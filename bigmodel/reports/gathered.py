@@ -18,6 +18,7 @@ from bigmodel.sweeps.plan import SET_BY_SWEEPS, Job
 from bigmodel.training.progress import watched
 from bigmodel.training.writers import ABOUT
 
+COMPILED = 'compile_seconds'  # of results; in those of older runs `seconds` has some of it
 SAME = ('name', 'seed', *SET_BY_SWEEPS)  # keys that do not make another arm
 
 
@@ -237,6 +238,7 @@ def _run(state: RunState, metric: str) -> Run:
     tokens = steps * facts.get('tokens_per_step', 0)
     seconds = result.get('seconds') or max((r['seconds'] for r in records), default=0.0)
     facts |= {'steps': steps, 'tokens': tokens, 'seconds': seconds}
+    facts |= {key: result[key] for key in (COMPILED,) if key in result}
     return Run(
         arm=state.job.arm,
         seed=state.job.seed,

@@ -8,6 +8,7 @@ import jax
 
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, values
+from bigmodel.training.compilation import compilation
 from bigmodel.training.console import Progress, evaluation_line
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
@@ -29,6 +30,7 @@ class Log:
         self._shown = math.nan  # the newest loss of which something counted
         self._said_nothing = False  # that a batch had nothing to predict
         self._began = time.monotonic() - elapsed
+        self._compiled = compilation().seconds
         self._recent = (start, time.monotonic())
 
     def step(self, step: int, metrics: Metrics) -> None:
@@ -76,8 +78,10 @@ class Log:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run, earlier parts included."""
-        return time.monotonic() - self._began
+        """Wall time of the run without compilation, of which a run may be spared what another one
+        of the same program did; earlier parts included.
+        """
+        return time.monotonic() - self._began - (compilation().seconds - self._compiled)
 
     def close(self) -> None:
         """Closes the writers and leaves the bar."""

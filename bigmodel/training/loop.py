@@ -12,6 +12,7 @@ from bigmodel.data.pipeline import prefetch
 from bigmodel.tasks.by_source import by_source
 from bigmodel.training.batches import put_batch
 from bigmodel.training.checkpoints import Checkpoints
+from bigmodel.training.compilation import compilation
 from bigmodel.training.console import print_plan
 from bigmodel.training.evaluate import open_evaluations
 from bigmodel.training.kernel_check import check_kernels, require, summary
@@ -39,7 +40,7 @@ def train(
     After evaluations `reason_to_stop` is asked whether the run should end; '' means to go on.
     Raises Interrupted when SIGINT or SIGTERM asked to stop, after saving.
     """
-    config = setup.config
+    config, compiled = setup.config, compilation().seconds
     with setup.sharding.active(), catch_signals() as stop:
         # 1. Splits that evaluations read, so that a mistake shows before anything is written.
         best = watched(config.checkpoint.best, config.evals, 'checkpoint.best', patience=False)
@@ -113,6 +114,7 @@ def train(
             raise Interrupted(stop[0], step)
         draw_loss(run.metrics, run.loss, config.name)
         result = result_of(setup, run, log, step)
+        result['compile_seconds'] = round(compilation().seconds - compiled, 3)
         result |= {'best': best.told(found), 'stopped_early': ended}
         if stop:  # came meanwhile, and is for whatever would follow
             raise Interrupted(stop[0], step)

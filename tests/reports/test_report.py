@@ -123,6 +123,19 @@ def test_what_is_unfair_is_flagged(tmp_path) -> None:
     assert (sweep.path / 'report' / 'cost.png').exists()
 
 
+def test_compilation_is_told_apart_from_the_time(swept) -> None:
+    for seed, compiled in ((0, 60.0), (1, 2.0), (2, 1.0)):
+        path = swept.run_dir(Job('rope,learning_rate=0.001', seed)) / 'result.json'
+        path.write_text(json.dumps(json.loads(path.read_text()) | {'compile_seconds': compiled}))
+    assert main(['report', str(swept.path)]) == 0
+    lines = [line for line in read(swept, 'report.md').splitlines() if line.startswith('| ')]
+    heads, *rows = [line.strip('| ').split(' | ') for line in lines if '---' not in line]
+    assert heads[-2:] == ['time', 'compilation']
+    ends = {row[0]: row[-2:] for row in rows}
+    assert ends['rope,learning_rate=0.001'] == ['10 s', '21 s']
+    assert ends['alibi,learning_rate=0.1'] == ['10 s', 'in the time']
+
+
 def test_a_search_has_parallel_coordinates(tmp_path) -> None:
     space = {'optimizer.learning_rate': log_uniform(1e-4, 1e-1), 'model.depth': integer(1, 9)}
     arms = named(sample(20, space))
