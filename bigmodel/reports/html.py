@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
+from bigmodel.reports.best import NOTE, Best, bests
 from bigmodel.reports.flags import flags
 from bigmodel.reports.gathered import Gathered
 from bigmodel.reports.noise import in_words, noise
@@ -87,6 +88,7 @@ def page(
         _arms(found, compared),
         f'<p>{escape(best_settings(found, compared))}</p>',
         f'<p><small>{escape(METHOD)} A click on a head sorts by it.</small></p>',
+        *(_section(f'Best of each {best.factor}', _best(best)) for best in bests(found)),
         *(_picture(title, path) for title, path in pictures.items()),
         _section('Runs that are not compared', _left_out(rest)) if rest else '',
         _section('To make it again', _origin(found)),
@@ -121,6 +123,13 @@ def _arms(found: Gathered, compared: Sequence[Compared]) -> str:
     heads = {i: f'<th data-sort>{escape(HEADS[i])}</th>' for i in columns}
     heads[VERDICT] = '<th></th><th data-sort class="words">verdict</th>'
     return _table(heads.values(), rows)
+
+
+def _best(best: Best) -> str:
+    heads = [f'<th data-sort>{escape(head)}</th>' for head in best.heads]
+    cells = [[f'<td{_sort_value(text)}>{escape(text)}</td>' for text in row] for row in best.rows]
+    table = _table(heads, [f'<tr>{"".join(row)}</tr>' for row in cells])
+    return f'{table}<p><small>{escape(NOTE)}</small></p>'
 
 
 def _sort_value(text: str) -> str:

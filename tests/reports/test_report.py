@@ -49,7 +49,8 @@ def test_a_report_is_whole(swept, capsys) -> None:
     assert page.count('--config=experiments/made.py') == 1 + 12
     text = read(swept, 'report.md')
     table = [line for line in text.splitlines() if line.startswith('| ')]
-    assert len(table) == 2 + 4 and table[2].startswith('| alibi,learning_rate=0.001 |')
+    assert len(table) == 2 + 4 + 2 * (2 + 2)  # of all arms, and of the best of each factor
+    assert table[2].startswith('| alibi,learning_rate=0.001 |')
     best = 'Best by its mean, alibi,learning_rate=0.001: model.position=alibi, '
     assert best + 'optimizer.learning_rate=0.001.' in text and best in page
     rows = list(csv.DictReader(read(swept, 'report.csv').splitlines()))
