@@ -12,7 +12,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bigmodel.errors import UserError, nearest, unknown
@@ -89,6 +89,21 @@ def bind(table: Mapping[str, Callable], text: str, slot: str, **context: Any) ->
     if missing:
         raise UserError(f'{slot}: {spec.name} needs the argument {missing[0]!r}')
     return functools.partial(part, **given, **kwargs)
+
+
+def spelt_out(
+    table: Mapping[str, Callable], text: str, slot: str, given: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """The part of a spec that `bind` accepts, with all of its arguments, also those left out; a
+    builder sets those that are `given`. A name that is no part, as 'auto', has none.
+    """
+    spec = parse(text, slot)
+    if spec.name not in table:
+        return {text: {}}
+    free = {k: p for k, p in arguments(table[spec.name]).items() if k not in given}
+    named = _name_positional(spec, free, slot)
+    kwargs = {k: _checked(v, free[k], f'{slot}: {spec.name}({k}=...)') for k, v in named.items()}
+    return {spec.name: {k: p.default for k, p in free.items()} | kwargs}
 
 
 def make(table: Mapping[str, Callable], text: str, slot: str, **context: Any) -> Any:

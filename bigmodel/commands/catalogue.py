@@ -7,57 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bigmodel.data.formats import FORMATS
-from bigmodel.data.packing import PACKINGS
-from bigmodel.data.sources import SOURCES
-from bigmodel.data.tokenizers import TOKENIZERS
 from bigmodel.models.backbone import REMAT, SHARE
 from bigmodel.models.model import SLOTS
 from bigmodel.models.presets import PRESETS
 from bigmodel.sharding import RULES
 from bigmodel.specs import arguments
-from bigmodel.tasks.build import TASKS
-from bigmodel.training.directions import OPTIMIZERS
-from bigmodel.training.schedules import SCHEDULES
-
-_KNOWN = (
-    'logit_scale',
-    'init',
-    'dtype',
-    'depth',
-    'vocab_size',
-    'num_ids',
-    'num_labels',
-    'max_length',
-)
-_HEADS = ('num_heads', 'num_kv_heads', 'head_dim')
-_ATTENTION = (*_HEADS, 'mask', 'position', 'position_key', 'kernel', 'output_dropout')
-# The arguments that a part gets from its builder, so that no spec may set them. A test builds a run
-# and compares this with what `bind` was given.
-GIVEN: dict[str, tuple[str, ...]] = {
-    'model.inputs': (*_KNOWN, 'width'),
-    'model.prompt': (*_KNOWN, 'width'),
-    'model.position': (*_KNOWN, 'bidirectional'),
-    'model.mask': (),
-    'model.norm': ('axis',),
-    'model.ffn': (*_KNOWN, 'dropout'),
-    'model.mixer': (*_KNOWN, *_ATTENTION),
-    'model.cross': (*_KNOWN, *_ATTENTION),
-    'model.block': (*_KNOWN, 'mixers', 'ffn', 'norm'),
-    'model.head': _KNOWN,
-    'model.ahead': (*_KNOWN, 'block', 'norm'),
-    'model.adapter': (),
-    'model.init': ('depth', 'width'),
-    'model.kernel': (),
-    'weights': ('num_heads', 'max_length'),
-    'task': (),
-    'optimizer.name': ('axes',),
-    'schedule': ('step', 'num_steps'),
-    'data.source': ('split', 'path', 'cache_dir'),
-    'data.format': (),
-    'data.tokenizer': ('training',),
-    'data.packing': ('store', 'length', 'overlap'),
-}
+from bigmodel.training.slots import GIVEN, TABLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +32,7 @@ class Slot:
         """The arguments of a part that a spec may set."""
         if self.describe:
             return {}
-        given = GIVEN.get(self.key, _KNOWN)
+        given = GIVEN[self.key]
         return {k: p for k, p in arguments(self.table[part]).items() if k not in given}
 
     def signature(self, part: str) -> str:
@@ -100,19 +55,7 @@ class Slot:
 
 def slots() -> dict[str, Slot]:
     """The slots by name, those of the model first."""
-    parts = {
-        f'model.{name}': table
-        for name, table in SLOTS.items()
-        if name not in ('activation', 'weights')
-    }
-    parts |= {'task': TASKS, 'optimizer.name': OPTIMIZERS, 'schedule': SCHEDULES}
-    parts |= {
-        'data.source': SOURCES,
-        'data.format': FORMATS,
-        'data.tokenizer': TOKENIZERS,
-        'data.packing': PACKINGS,
-    }
-    found = [Slot(key, table) for key, table in parts.items()]
+    found = [Slot(key, table) for key, table in TABLES.items()]
     found += [
         Slot('activation', SLOTS['activation'], lambda _: ''),  # an argument of FFNs
         Slot('weights', SLOTS['weights']),  # an argument of attention

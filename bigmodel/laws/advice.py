@@ -9,6 +9,7 @@ from bigmodel.peaks import PEAK_FLOPS
 from bigmodel.quantities import COUNTS, short
 
 LEVEL = 0.95
+FAR = 10  # times as large as the best model: no config is near
 
 
 def flops_of(gpu_hours: float, gpu: str, mfu: float) -> float:
@@ -33,11 +34,18 @@ def advice(
 ) -> list[str]:
     """The answer in lines; `draws` are laws of resamples, for intervals.
 
-    The config is a decoder with a vocabulary of `vocab_size`.
+    The config is a decoder with a vocabulary of `vocab_size`. Raises UserError where the smallest
+    one is much too large for so few FLOPs.
     """
     params, tokens = law.optimum(flops)
-    shape = nearest(params, vocab_size, law.counts)
+    shape = nearest(max(params, 1.0), vocab_size, law.counts)
     count = shape.count(law.counts)
+    if count >= FAR * params:
+        raise UserError(
+            f'{flops:.3g} FLOPs are too few: the best model would have {params:.2g} parameters by '
+            f'{law.source}, and the smallest config has {short(count, COUNTS)} with a vocabulary '
+            f'of {vocab_size:,}; give more FLOPs, or a smaller --vocab_size'
+        )
     what = 'parameters' if law.counts == 'all' else 'parameters without embeddings'
 
     def between(read: Callable[[Law], float]) -> str:

@@ -4,19 +4,21 @@ import dataclasses
 import functools
 import math
 import pathlib
-import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigmodel import config as config_lib
 from bigmodel.errors import UserError, nearest, unknown
-from bigmodel.sweeps.folder import RunState, SweepDir, end_of, metric_of
+from bigmodel.reports.again import job_again, sweep_again
+from bigmodel.reports.found import Found, runs_in
+from bigmodel.sweeps.folder import RunState, SweepDir, metric_of
 from bigmodel.sweeps.names import arm_names
-from bigmodel.sweeps.plan import SET_BY_SWEEPS, Job, Plan
+from bigmodel.sweeps.plan import SET_BY_SWEEPS, Job
 from bigmodel.training.progress import watched
 from bigmodel.training.writers import ABOUT
 
+COMPILED = 'compile_seconds'  # of results; in those of older runs `seconds` has some of it
 SAME = ('name', 'seed', *SET_BY_SWEEPS)  # keys that do not make another arm
 
 
@@ -110,7 +112,7 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Gathered:
-    """What a report is of."""
+    """What a report is of; `commands` make each run again, `whole` the sweep if it is one."""
 
     title: str
     question: str
@@ -120,6 +122,7 @@ class Gathered:
     budget: str
     arms: tuple[Arm, ...]
     commands: tuple[str, ...]
+    whole: str = ''
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -179,26 +182,22 @@ def _of_sweep(sweep: SweepDir, metric: str) -> Gathered:
         baseline=plan.baseline,
         budget=plan.budget,
         arms=arms,
-        commands=_commands(plan, sweep.path),
+        commands=tuple(job_again(plan, sweep.path, job) for job in plan.jobs),
+        whole=sweep_again(plan, sweep.path),
     )
-
-
-def _commands(plan: Plan, where: pathlib.Path) -> tuple[str, ...]:
-    whole = ['python', 'launch.py', 'sweep', f'--config={plan.source}', f'--workdir={where}']
-    whole += [f'--config.{key}={text}' for key, text in plan.overrides]
-    return tuple(map(shlex.join, [whole, *(plan.command(job) for job in plan.jobs)]))
 
 
 def _of_runs(folders: Sequence[pathlib.Path], metric: str) -> Gathered:
     """Runs of several places: those whose configs are alike, but for the seed, are an arm."""
     plans = [SweepDir(path).read_plan() for path in folders if SweepDir(path).plan.exists()]
-    states = [state for folder in folders for state in _runs_in(folder)]
+    found = [run for folder in folders for run in runs_in(folder)]
+    states = [run.state for run in found]
     metric, better = _direction(
         metric or (plans[0].metric if plans else 'validation/loss'),
         plans[0].better if plans and not metric else '',
         states,
     )
-    arms = _arms_of(states, metric)
+    arms = _arms_of(found, metric)
     wanted = plans[0].baseline if plans else ''
     bases = [state.path for state in states if state.job.arm == wanted] or [states[0].path]
     name = next(arm.name for arm in arms if any(run.path == bases[0] for run in arm.runs))
@@ -211,60 +210,25 @@ def _of_runs(folders: Sequence[pathlib.Path], metric: str) -> Gathered:
         baseline=name,
         budget='config',
         arms=arms,
-        commands=(),
+        commands=tuple(dict.fromkeys(run.again for run in found if run.again)),
     )
 
 
-def _arms_of(states: Sequence[RunState], metric: str) -> tuple[Arm, ...]:
-    configs = [_flat(state.path) for state in states]
-    keys = dict.fromkeys(key for flat in configs for key in flat if key not in SAME)
+def _arms_of(found: Sequence[Found], metric: str) -> tuple[Arm, ...]:
+    keys = dict.fromkeys(key for run in found for key in run.config if key not in SAME)
+    configs = [run.config for run in found]
     varied = [k for k in keys if len({repr(flat.get(k)) for flat in configs}) > 1]
     changes = [{k: flat.get(k, '') for k in varied} for flat in configs]
     different = list({repr(change): change for change in changes}.values())
     names = dict(zip(map(repr, different), arm_names(different), strict=True))
     by_arm: dict[str, list[Run]] = {name: [] for name in names.values()}
-    for state, flat, change in zip(states, configs, changes, strict=True):
+    for run, change in zip(found, changes, strict=True):
         name = names[repr(change)]
-        job = Job(name, flat['seed'])
-        by_arm[name].append(_run(dataclasses.replace(state, job=job), metric))
+        job = Job(name, run.config['seed'])
+        by_arm[name].append(_run(dataclasses.replace(run.state, job=job), metric))
     return tuple(
         Arm(names[repr(change)], change, tuple(by_arm[names[repr(change)]])) for change in different
     )
-
-
-def _flat(run: pathlib.Path) -> dict[str, Any]:
-    file = run / 'config.json'
-    flat = dict(config_lib.flatten(config_lib.read_json(file)))
-    if not {'seed', 'name', 'num_steps'} <= set(flat):
-        raise UserError(f'{file} is no config of a run: it lacks seed, name or num_steps')
-    return flat
-
-
-def _runs_in(folder: pathlib.Path) -> list[RunState]:
-    """The run of a directory itself, or all runs in a sweep, or in a folder of either."""
-    if not folder.is_dir():
-        raise UserError(f'{folder} is no directory')
-    if (folder / 'config.json').exists():
-        return [_alone(folder)]
-    sweeps = [SweepDir(path.parent) for path in sorted(folder.glob('**/sweep.json'))]
-    begun = [
-        state
-        for sweep in sweeps
-        for state in sweep.states(sweep.read_plan())
-        if (state.path / 'config.json').exists()
-    ]
-    found = {path.parent for path in folder.glob('**/config.json')}
-    found -= {state.path for state in begun}
-    states = begun + [_alone(path) for path in sorted(found)]
-    if not states:
-        raise UserError(f'{folder} holds neither a sweep nor runs: there is no config.json in it')
-    return states
-
-
-def _alone(path: pathlib.Path) -> RunState:
-    """A run that no sweep made; its arm is named later."""
-    ended = (path / 'result.json').exists()
-    return RunState(Job('', 0), path, end_of(path) if ended else 'stopped')
 
 
 def _run(state: RunState, metric: str) -> Run:
@@ -274,6 +238,7 @@ def _run(state: RunState, metric: str) -> Run:
     tokens = steps * facts.get('tokens_per_step', 0)
     seconds = result.get('seconds') or max((r['seconds'] for r in records), default=0.0)
     facts |= {'steps': steps, 'tokens': tokens, 'seconds': seconds}
+    facts |= {key: result[key] for key in (COMPILED,) if key in result}
     return Run(
         arm=state.job.arm,
         seed=state.job.seed,

@@ -6,10 +6,11 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
+from bigmodel.reports.best import NOTE, Best, bests
 from bigmodel.reports.flags import flags
 from bigmodel.reports.gathered import Gathered
 from bigmodel.reports.noise import in_words, noise
-from bigmodel.reports.provenance import commands, provenance
+from bigmodel.reports.provenance import provenance
 from bigmodel.reports.statistics import Compared
 from bigmodel.reports.table import (
     HEADS,
@@ -87,6 +88,7 @@ def page(
         _arms(found, compared),
         f'<p>{escape(best_settings(found, compared))}</p>',
         f'<p><small>{escape(METHOD)} A click on a head sorts by it.</small></p>',
+        *(_section(f'Best of each {best.factor}', _best(best)) for best in bests(found)),
         *(_picture(title, path) for title, path in pictures.items()),
         _section('Runs that are not compared', _left_out(rest)) if rest else '',
         _section('To make it again', _origin(found)),
@@ -121,6 +123,13 @@ def _arms(found: Gathered, compared: Sequence[Compared]) -> str:
     heads = {i: f'<th data-sort>{escape(HEADS[i])}</th>' for i in columns}
     heads[VERDICT] = '<th></th><th data-sort class="words">verdict</th>'
     return _table(heads.values(), rows)
+
+
+def _best(best: Best) -> str:
+    heads = [f'<th data-sort>{escape(head)}</th>' for head in best.heads]
+    cells = [[f'<td{_sort_value(text)}>{escape(text)}</td>' for text in row] for row in best.rows]
+    table = _table(heads, [f'<tr>{"".join(row)}</tr>' for row in cells])
+    return f'{table}<p><small>{escape(NOTE)}</small></p>'
 
 
 def _sort_value(text: str) -> str:
@@ -178,10 +187,9 @@ def _left_out(rows: Sequence[Sequence[str]]) -> str:
 
 def _origin(found: Gathered) -> str:
     facts = ''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in provenance(found))
-    whole, *each = commands(found) if found.commands else ('', *commands(found))
-    shown = f'<pre>{escape(whole)}</pre>' if whole else ''
+    shown = f'<pre>{escape(found.whole)}</pre>' if found.whole else ''
     alone = (
-        f'<details><summary>each of the {len(each)} runs alone</summary>'
-        f'<pre>{escape(chr(10).join(each))}</pre></details>'
+        f'<details><summary>each of the {len(found.commands)} runs alone</summary>'
+        f'<pre>{escape(chr(10).join(found.commands))}</pre></details>'
     )
-    return f'<dl>{facts}</dl>{shown}{alone if each else ""}'
+    return f'<dl>{facts}</dl>{shown}{alone if found.commands else ""}'

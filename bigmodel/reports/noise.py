@@ -42,9 +42,13 @@ class Noise:
 
     @property
     def luck(self) -> float:
-        """By how much the best of the arms leads their mean when all are equal (Blom 1958)."""
-        rank = (self.arms - 0.375) / (self.arms + 0.25)
-        return float(stats.norm.ppf(rank)) * self.floor / math.sqrt(self.seeds)
+        """By how much the best of the arms leads their mean when all are equal."""
+        return self.luck_of(self.arms, self.seeds)
+
+    def luck_of(self, arms: int, seeds: int) -> float:
+        """By how much the best of so many equal arms leads their mean (Blom 1958)."""
+        rank = (arms - 0.375) / (arms + 0.25)
+        return float(stats.norm.ppf(rank)) * self.floor / math.sqrt(seeds)
 
 
 def noise(found: Gathered) -> Noise:

@@ -1,4 +1,4 @@
-"""Where a report's runs come from, and the commands that make them again."""
+"""Where a report's runs come from."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,11 +35,3 @@ def provenance(found: Gathered) -> list[tuple[str, str]]:
             few = '' if count == len(values) else f'({count} of {len(values)} runs) '
             lines.append((what, f'{few}{value}'))
     return lines
-
-
-def commands(found: Gathered) -> list[str]:
-    """Of the sweep, then of each run alone; of runs that no sweep made, what made them."""
-    if found.commands:
-        return list(found.commands)
-    made = [run.facts['command'] for run in found.runs if run.facts.get('command')]
-    return [f'python {command}' for command in dict.fromkeys(made)]

@@ -4,9 +4,9 @@ import csv
 import io
 import math
 
-from bigmodel.reports.gathered import Gathered
+from bigmodel.reports.gathered import COMPILED, Gathered
 
-COSTS = ('num_params', 'steps', 'tokens', 'seconds')
+COSTS = ('num_params', 'steps', 'tokens', 'seconds', COMPILED)
 
 
 def sheet(found: Gathered) -> str:

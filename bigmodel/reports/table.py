@@ -1,9 +1,10 @@
 """The tables of a report as cells of text: arms against the baseline, and runs not compared."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
-from bigmodel.reports.gathered import Arm, Gathered, Run
+from bigmodel.reports.gathered import COMPILED, Arm, Gathered, Run
 from bigmodel.reports.noise import Noise
 from bigmodel.reports.statistics import FEWEST, Compared
 from bigmodel.sweeps.status import duration
@@ -22,6 +23,7 @@ HEADS = (
     'steps',
     'FLOPs',
     'time',
+    'compilation',
 )
 VERDICT = HEADS.index('verdict')
 LEFT_OUT = ('run', 'state', 'last step', 'value there', 'why')
@@ -32,7 +34,9 @@ METHOD = (
     't-test, corrected for the number of arms (Benjamini & Hochberg 1995). Better and worse: '
     f'adjusted p < 0.05 with at least {FEWEST} seeds. Seeds needed: with which a test of this arm '
     'alone would find a difference as large as this one 4 times of 5. Parameters, steps, FLOPs and '
-    'time: of one run.'
+    'time: of one run; time is of training and evaluations. Compilation: what a run took for it '
+    'beside that, little where another run of the process had the same program; of older versions '
+    'it is partly in the time.'
 )
 
 
@@ -53,7 +57,6 @@ def ranked_rows(found: Gathered, compared: Sequence[Compared]) -> list[Compared]
 def cells(c: Compared, known: Noise) -> list[str]:
     """One arm, as `HEADS` names them."""
     runs = list(c.arm.done.values())
-    seconds = sum(r.facts['seconds'] for r in runs) / max(len(runs), 1)
     needed = c.needed(known)
     return [
         c.arm.name,
@@ -68,8 +71,15 @@ def cells(c: Compared, known: Noise) -> list[str]:
         f'{runs[0].facts.get("num_params", 0):,}' if runs else '',
         f'{runs[0].facts["steps"]:,}' if runs else '',
         f'{runs[0].flops:.3g}' if runs else '',
-        duration(seconds) if runs else '',
+        duration(statistics.fmean(r.facts['seconds'] for r in runs)) if runs else '',
+        _compilation(runs),
     ]
+
+
+def _compilation(runs: Sequence[Run]) -> str:
+    if not all(COMPILED in run.facts for run in runs):
+        return 'in the time'
+    return duration(statistics.fmean(run.facts[COMPILED] for run in runs)) if runs else ''
 
 
 def _verdict(c: Compared) -> str:

@@ -1,5 +1,6 @@
 """The launcher `local`: worker processes of this machine, which share its devices."""
 
+import ctypes
 import os
 import pathlib
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GRACE = 60.0  # seconds that a stopped run has to save itself
 
 
@@ -45,8 +47,8 @@ def launch(
 ) -> int:
     """Starts `launch.py sweep *arguments --worker=I/N` once for each environment and waits for all.
 
-    Calls `watch` now and then. After SIGINT, SIGTERM or SIGHUP the workers save what they do.
-    Returns 0, or the exit code of a worker that ended badly.
+    Calls `watch` now and then. The workers save what they do after SIGINT, SIGTERM or SIGHUP, and
+    on Linux when this process is killed. Returns 0, or the exit code of one that ended badly.
     """
     count = len(environments)
     workers = []
@@ -60,6 +62,7 @@ def launch(
                     stderr=subprocess.STDOUT,
                     env=environ,
                     start_new_session=True,  # a Ctrl-C reaches them through us alone
+                    preexec_fn=ending_with_us(),
                 )
             )
     caught: list[int] = []
@@ -79,6 +82,20 @@ def launch(
             name = signal.Signals(-worker.returncode).name
             print(f'worker {index} was killed by {name}; see {logs}/worker-{index}.log', flush=True)
     return next((abs(worker.returncode) for worker in workers if worker.returncode), 0)
+
+
+def ending_with_us() -> Callable[[], None]:
+    """What a new process calls before its program, so that it has a SIGTERM when this one dies."""
+    if sys.platform != 'linux':
+        return lambda: None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before
+            os._exit(1)
+
+    return ask
 
 
 def _stop(workers: Sequence[subprocess.Popen]) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel import config as config_lib
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 from bigmodel.sweeps.budgets import build_budget
@@ -26,6 +24,7 @@ from bigmodel.training.programs import program_of
 from bigmodel.training.progress import watched
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup, another, build, resolve
+from bigmodel.training.slots import config_spelt_out
 
 
 class Builder:
@@ -165,10 +164,10 @@ def _memory_bytes(setup: Setup) -> int:
 
 
 def _evaluation_flops(setup: Setup) -> int:
-    """Of all evaluations whose number of batches is known: a forward pass is a third of a step."""
-    steps, step = setup.config.num_steps, setup.flops_per_token * setup.tokens_per_step
+    """Of all evaluations whose number of batches is known."""
+    steps = setup.config.num_steps
     times = (-(-steps // e.every) * e.batches for e in setup.config.evals.values())
-    return round(sum(times) * step / 3)
+    return sum(times) * setup.forward_flops_per_token * setup.tokens_per_step
 
 
 def _refuse_twins(plan: Plan, arms: tuple[PlannedArm, ...]) -> None:
@@ -176,7 +175,7 @@ def _refuse_twins(plan: Plan, arms: tuple[PlannedArm, ...]) -> None:
     for arm in arms:
         config = resolve(plan.config(arm, plan.seeds[0]))
         config.name = ''
-        key = json.dumps(config_lib.to_dict(config), sort_keys=True)
+        key = repr(sorted(config_spelt_out(config).items()))
         if key in seen:
             raise UserError(
                 f'arms {seen[key]} and {arm.name} are the same run: '

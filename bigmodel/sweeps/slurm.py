@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bigmodel import config as config_lib
 from bigmodel.errors import UserError, nearest
-from bigmodel.sweeps.local import GRACE, ROOT
+from bigmodel.sweeps.local import GRACE, ROOT, ending_with_us
 
 # What --slurm may set: options of sbatch, with '_' for '-'; `time` and `signal_delay_s` are
 # submitit's, in minutes and in seconds.
@@ -59,7 +59,7 @@ class Worker:
         """Works until nothing is left; raises where the worker ended badly."""
         command = [sys.executable, str(ROOT / 'launch.py'), 'sweep', *self.arguments]
         # SLURM warns every process of the job alike; this one says what to do about it.
-        self._process = subprocess.Popen(command, preexec_fn=_ignore_warning)
+        self._process = subprocess.Popen(command, preexec_fn=_before(ending_with_us()))
         while self._process.poll() is None:  # a blocking wait would lock out that of `checkpoint`
             time.sleep(0.5)
         code = self._process.returncode
@@ -133,5 +133,9 @@ def submit(executor: Any, arguments: Sequence[str], count: int) -> list[str]:
     return [job.job_id for job in jobs]
 
 
-def _ignore_warning() -> None:
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+def _before(ending_with_us: Callable[[], None]) -> Callable[[], None]:
+    def prepare() -> None:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        ending_with_us()
+
+    return prepare

@@ -84,9 +84,8 @@ def open_companions(
             nn.unbox(boxed),
             sharding.of_params(boxed),
         )
-        row = flops_per_row(theirs.model, boxed, *task.lengths(config.data.seq_len))
-        # Training takes three times the products of the forward pass.
-        forward = round(row / 3 / config.data.seq_len)
+        row = flops_per_row(theirs.model, boxed, *task.lengths(config.data.seq_len), {})
+        forward = round(row / config.data.seq_len)
         found[name] = Companion(f'{run}/checkpoints/{step}', model, abstract, forward)
     return found
 

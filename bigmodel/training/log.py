@@ -7,6 +7,7 @@ from typing import Any
 
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, values
+from bigmodel.training.compilation import compilation
 from bigmodel.training.console import Progress, evaluation_line
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
@@ -35,6 +36,7 @@ class Log:
         self._shown = math.nan  # the newest loss of which something counted
         self._said_nothing = False  # that a batch had nothing to predict
         self._began = time.monotonic() - elapsed
+        self._compiled = compilation().seconds
         self._recent = (start, time.monotonic())
 
     def step(self, step: int, read: Callable[[], Metrics]) -> None:
@@ -82,8 +84,10 @@ class Log:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run, earlier parts included."""
-        return time.monotonic() - self._began
+        """Wall time of the run without compilation, of which a run may be spared what another one
+        of the same program did; earlier parts included.
+        """
+        return time.monotonic() - self._began - (compilation().seconds - self._compiled)
 
     def close(self) -> None:
         """Closes the writers and leaves the bar."""

@@ -10,7 +10,7 @@ from bigmodel.training.writers import ABOUT, read_jsonl
 
 
 def result_of(setup: Setup, run: RunDir, log: Log, step: int) -> dict[str, Any]:
-    """The last metrics of each split, and what `step` steps took."""
+    """The last metrics of each split, and what `step` steps took, compilation apart."""
     # Read back, so that a run killed just before this point ends with the same result.
     last = {r['split']: r for r in read_jsonl(run.metrics)}
     rates = [r['tokens_per_second'] for r in read_jsonl(run.metrics) if r['split'] == 'train']

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -111,7 +112,7 @@ class RunDir:
 
 def _provenance(setup: Setup) -> dict[str, Any]:
     return {
-        'command': ' '.join(sys.argv),
+        'command': shlex.join(sys.argv),
         'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
         'git': _git_state(),
         'versions': {'python': platform.python_version()}

@@ -6,6 +6,7 @@ from typing import Any
 
 from bigmodel.metrics import Metrics
 from bigmodel.training.checkpoints import Checkpoints
+from bigmodel.training.compilation import compilation
 from bigmodel.training.evaluate import open_evaluations
 from bigmodel.training.log import Log
 from bigmodel.training.progress import watched
@@ -35,7 +36,7 @@ class Running:
     ) -> None:
         config = setup.config
         self._setup, self._run, self._label = setup, run, label
-        self._reason_to_stop = reason_to_stop
+        self._reason_to_stop, self._compiled = reason_to_stop, compilation().seconds
 
         # Splits that evaluations read, so that a mistake shows before anything is written.
         self._best = watched(config.checkpoint.best, config.evals, 'checkpoint.best', False)
@@ -99,8 +100,11 @@ class Running:
         """What came out of a run that ended after `step`; draws its curve."""
         run, setup = self._run, self._setup
         draw_loss(run.metrics, run.loss, setup.config.name)
-        result = result_of(setup, run, self._log, step)
-        return result | {'best': self._best.told(self._found), 'stopped_early': self._ended}
+        return result_of(setup, run, self._log, step) | {
+            'compile_seconds': round(compilation().seconds - self._compiled, 3),
+            'best': self._best.told(self._found),
+            'stopped_early': self._ended,
+        }
 
     def _evaluate(self, step: int, names: list[str], state: State) -> None:
         self._log.flush()

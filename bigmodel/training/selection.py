@@ -26,6 +26,10 @@ class Selection:
         """The values of trained parameters, as a tree of those alone."""
         return params_lib.prune(jax.tree.map(lambda t, x: x if t else None, self.trained, values))
 
+    def layers(self) -> dict[str, int]:
+        """The path of each trained parameter, with the first of its layers that is."""
+        return params_lib.flatten(self.of(self.first))
+
     def part(self, params: Any) -> Any:
         """What is trained of `params`: frozen ones are left out, and so are frozen layers.
 

@@ -67,10 +67,20 @@ class Outline:
 
     @property
     def flops_per_token(self) -> int:
-        """Training FLOPs a token of the rows that the data has."""
+        """Training FLOPs a token of the rows that the data has, with no gradients of what is frozen
+        (models/counts.py).
+        """
+        return self._flops(self.optimizer.selection.layers())
+
+    @property
+    def forward_flops_per_token(self) -> int:
+        """Of them those of an evaluation."""
+        return self._flops({})
+
+    def _flops(self, trained: Mapping[str, int]) -> int:
         seq_len = self.config.data.seq_len
-        row = flops_per_row(self.config.model, self.boxed, *self.task.lengths(seq_len))
-        return round(row / seq_len)
+        lengths = self.task.lengths(seq_len)
+        return round(flops_per_row(self.config.model, self.boxed, *lengths, trained) / seq_len)
 
     @property
     def platform(self) -> str:
@@ -92,10 +102,10 @@ class Setup(Outline):
     base: Base
     programs: Programs = dataclasses.field(default_factory=Programs)
 
-    @property
-    def flops_per_token(self) -> int:
-        """Training FLOPs a token of the rows, with the companions' forward passes."""
-        return super().flops_per_token + sum(c.flops_per_token for c in self.companions.values())
+    def _flops(self, trained: Mapping[str, int]) -> int:
+        """With the companions' forward passes."""
+        companions = sum(c.flops_per_token for c in self.companions.values())
+        return super()._flops(trained) + companions
 
     @property
     def companion_models(self) -> dict[str, Model]:

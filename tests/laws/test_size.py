@@ -95,6 +95,15 @@ def test_a_fit_has_intervals_and_its_own_vocabulary(tmp_path, capsys) -> None:
     assert 'a vocabulary of 32,000' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('flops', [1, 1e3, 1e9])
+def test_too_few_flops_for_any_config(flops, tmp_path, capsys) -> None:
+    path = fitted(tmp_path / 'scaling.json')
+    assert main(['size', f'--flops={flops}', f'--fit={path}']) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count('\n') == 1
+    assert f'{flops:.3g} FLOPs are too few' in err and 'smallest config has 26.7k' in err
+
+
 def test_intervals_are_the_middle_of_the_draws() -> None:
     law = PUBLISHED['besiroglu']
     draws = [type(law)(**to_json(law) | {'E': 1 + i / 1000}) for i in range(201)]

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from bigmodel import config as config_lib
+from bigmodel.models import presets
 from bigmodel.sweeps.folder import SweepDir
 from bigmodel.sweeps.plan import Job, Plan, PlannedArm
 from experiments import defaults
@@ -54,6 +55,7 @@ def made_run(
     config = defaults.get_config()
     for key, value in {**changes, 'seed': seed, 'name': path.name}.items():
         config_lib.override(config, key, value if isinstance(value, str) else repr(value))
+    presets.resolve(config.model, config.data.seq_len)
     (path / 'config.json').write_text(config_lib.to_json(config))
     run = {
         'git': {'commit': 'abc', 'dirty': False},

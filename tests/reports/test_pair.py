@@ -51,7 +51,7 @@ def test_every_difference_is_named(tmp_path, capsys) -> None:
     losses(tmp_path / 'b', {10: 3.0, 20: 2.0 + 2**-50, 30: 1.5})
     text = diff(capsys, tmp_path / 'a', tmp_path / 'b')
     assert 'Nothing differs' not in text
-    assert lines_of(text, 'model.position') == ['model.position "" "alibi"']
+    assert lines_of(text, 'model.position') == ['model.position "rope" "alibi"']
     assert lines_of(text, 'seed ') == ['seed 0 1']
     assert lines_of(text, 'mesh') == ['mesh.data 1 2']
     assert lines_of(text, 'commit ') == ['git.commit "abc" "def"']

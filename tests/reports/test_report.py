@@ -2,6 +2,9 @@
 
 import csv
 import json
+import pathlib
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -46,7 +49,8 @@ def test_a_report_is_whole(swept, capsys) -> None:
     assert page.count('--config=experiments/made.py') == 1 + 12
     text = read(swept, 'report.md')
     table = [line for line in text.splitlines() if line.startswith('| ')]
-    assert len(table) == 2 + 4 and table[2].startswith('| alibi,learning_rate=0.001 |')
+    assert len(table) == 2 + 4 + 2 * (2 + 2)  # of all arms, and of the best of each factor
+    assert table[2].startswith('| alibi,learning_rate=0.001 |')
     best = 'Best by its mean, alibi,learning_rate=0.001: model.position=alibi, '
     assert best + 'optimizer.learning_rate=0.001.' in text and best in page
     rows = list(csv.DictReader(read(swept, 'report.csv').splitlines()))
@@ -120,6 +124,19 @@ def test_what_is_unfair_is_flagged(tmp_path) -> None:
     assert (sweep.path / 'report' / 'cost.png').exists()
 
 
+def test_compilation_is_told_apart_from_the_time(swept) -> None:
+    for seed, compiled in ((0, 60.0), (1, 2.0), (2, 1.0)):
+        path = swept.run_dir(Job('rope,learning_rate=0.001', seed)) / 'result.json'
+        path.write_text(json.dumps(json.loads(path.read_text()) | {'compile_seconds': compiled}))
+    assert main(['report', str(swept.path)]) == 0
+    lines = [line for line in read(swept, 'report.md').splitlines() if line.startswith('| ')]
+    heads, *rows = [line.strip('| ').split(' | ') for line in lines if '---' not in line]
+    assert heads[-2:] == ['time', 'compilation']
+    ends = {row[0]: row[-2:] for row in rows}
+    assert ends['rope,learning_rate=0.001'] == ['10 s', '21 s']
+    assert ends['alibi,learning_rate=0.1'] == ['10 s', 'in the time']
+
+
 def test_a_search_has_parallel_coordinates(tmp_path) -> None:
     space = {'optimizer.learning_rate': log_uniform(1e-4, 1e-1), 'model.depth': integer(1, 9)}
     arms = named(sample(20, space))
@@ -171,13 +188,55 @@ def test_several_sweeps_are_one_report(swept, tmp_path, capsys) -> None:
     assert len((output / 'report.csv').read_text().splitlines()) == 17
 
 
+def test_runs_that_never_began_are_in_a_report_of_several_sweeps(swept, tmp_path) -> None:
+    arms = named(grid({'model.position': ('none',), 'optimizer.learning_rate': (0.001,)}))
+    more = made_sweep(tmp_path / 'more', arms, (0, 1), lambda c, s: falling(1.2, 0.01, s))
+    never = Job('rope,learning_rate=0.1', 2)
+    for sweep, job in ((swept, never), (more, Job(*arms, 0)), (more, Job(*arms, 1))):
+        shutil.rmtree(sweep.run_dir(job))
+    swept.fail(never, 'out of memory')
+    more.fail(Job(*arms, 0), 'no such file')
+    output = tmp_path / 'both'
+    assert main(['report', str(swept.path), str(more.path), f'--output={output}']) == 0
+    rows = list(csv.DictReader((output / 'report.csv').read_text().splitlines()))
+    lost = {(r['arm'], r['seed']): (r['state'], r['error']) for r in rows if r['state'] != 'done'}
+    none = 'none,learning_rate=0.001'
+    assert len(rows) == 12 + 2 and lost == {
+        ('rope,learning_rate=0.1', '2'): ('failed', 'out of memory'),
+        (none, '0'): ('failed', 'no such file'),
+        (none, '1'): ('waiting', ''),
+    }
+    assert '2 of 14 runs: failed, and not compared.' in (output / 'report.md').read_text()
+
+
 def test_the_same_run_twice_is_flagged(tmp_path) -> None:
     for name in ('a', 'b'):
         made_run(tmp_path / name, {}, 0, falling(1.0, 0.01, 0), command='launch.py --config=x.py')
     assert main(['report', str(tmp_path)]) == 0
     text = (tmp_path / 'report' / 'report.md').read_text()
     assert 'Several runs have one arm and seed' in text and 'is the only arm' in text
-    assert '    python launch.py --config=x.py' in text
+    for name in 'ab':
+        assert f'    python launch.py --config=x.py --workdir={tmp_path / name}-redo' in text
+
+
+def test_commands_leave_what_is_there(swept, tmp_path) -> None:
+    made = 'launch.py --config=x.py --config.task={} --workdir {}'
+    for name, task in (('quoted', "'causal_lm(z_loss=0.1)'"), ('older', 'causal_lm(z_loss=0.1)')):
+        path = tmp_path / 'runs' / name
+        made_run(path, {}, 0, falling(1.0, 0.01, 0), command=made.format(task, path))
+    apart = tmp_path / 'runs'
+    for folders, counts in (([swept.path], 13), ([apart], 2), ([swept.path, apart], 14)):
+        output = tmp_path / 'out'
+        assert main(['report', *map(str, folders), f'--output={output}']) == 0
+        lines = (output / 'report.md').read_text().splitlines()
+        commands = [shlex.split(line) for line in lines if line.startswith('    python launch.py')]
+        places = [[w for w in words if w.startswith('--workdir')] for words in commands]
+        there = [pathlib.Path(place.removeprefix('--workdir=')) for (place,) in places]
+        assert len(set(there)) == len(there) == counts
+        assert not any(path.exists() for path in there)
+        assert {w for words in commands for w in words if 'task=' in w} <= {
+            '--config.task=causal_lm(z_loss=0.1)'
+        }
 
 
 def test_mistakes(swept, tmp_path, capsys) -> None:

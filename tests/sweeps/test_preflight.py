@@ -34,6 +34,11 @@ def test_arms_that_are_the_same_are_refused(write) -> None:
         planned(write, "[{}, {'model.position': 'rope'}]")
 
 
+def test_so_are_arms_that_are_only_spelt_differently(write) -> None:
+    with pytest.raises(UserError, match='arms base and x are the same run'):
+        planned(write, "[{}, {'name': 'x', 'model.position': 'rope(theta=10000.0)'}]")
+
+
 def test_a_mistake_names_its_arm(write) -> None:
     with pytest.raises(UserError, match=r'arm alibbi: unknown model.position'):
         planned(write, "grid({'model.position': ('rope', 'alibbi')})")

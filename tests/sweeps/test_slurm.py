@@ -41,6 +41,7 @@ KillWait=60
 NodeName={host} CPUs=2 CoresPerSocket=2 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
+LIMIT = 900.0  # seconds that a state is waited for
 TWO = "Sweep(grid({'optimizer.learning_rate': (1e-3, 1e-2)}))"
 
 
@@ -69,7 +70,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         subprocess.run(['munged', '--force', *flags], check=True)
         subprocess.run(['slurmctld', '-c'], check=True)
         subprocess.run(['slurmd'], check=True)
-        wait(lambda: 'idle' in said('sinfo', '-h', '-o', '%T'), 30)
+        wait(lambda: 'idle' in said('sinfo', '-h', '-o', '%T'))
         yield
     finally:
         subprocess.run(['scancel', '--user=root'], check=False, timeout=30)
@@ -85,15 +86,20 @@ def said(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
-def wait(holds: Callable[[], bool], seconds: float) -> None:
-    until = time.monotonic() + seconds
+def wait(holds: Callable[[], bool]) -> None:
+    """Until it does; the limit is of a machine that does much else, and its end says what is."""
+    until = time.monotonic() + LIMIT
     while not holds():
-        assert time.monotonic() < until
+        assert time.monotonic() < until, said('sinfo') + said('scontrol', 'show', 'job')
         time.sleep(0.3)
 
 
 def saved_steps(run: pathlib.Path) -> list[int]:
     return [int(p.name) for p in run.glob('checkpoints/*') if p.name.isdecimal()]
+
+
+def last_step(run: pathlib.Path) -> int:
+    return max((r['step'] for r in read_jsonl(run / 'metrics.jsonl')), default=0)
 
 
 def launch(config: str, folder: pathlib.Path, *arguments: str) -> int:
@@ -106,30 +112,30 @@ def test_a_job_array_does_a_sweep(write, tmp_path, cluster, capfd) -> None:
     assert launch(write(TWO), folder) == 0
     assert 'queued as ' in capfd.readouterr().out
     sweep = SweepDir(folder)
-    wait(lambda: all(run.state == 'done' for run in sweep.states(sweep.read_plan())), 240)
+    wait(lambda: all(run.state == 'done' for run in sweep.states(sweep.read_plan())))
     assert launch(write(TWO), folder) == 0
     assert '2 done' in capfd.readouterr().out
 
 
 def test_a_job_that_is_warned_saves_and_goes_on(write, tmp_path, cluster) -> None:
     folder = tmp_path / 'sweep'
-    config = write("Sweep([{'num_steps': 4000, 'log_every': 1, 'name': 'long'}])")
+    # Too many steps to be done before the warning comes, however late.
+    config = write("Sweep([{'num_steps': 1000000, 'log_every': 1, 'name': 'long'}])")
     assert launch(config, folder) == 0
     run = folder / 'long' / 'seed0'
-    wait(lambda: any(r['step'] >= 3 for r in read_jsonl(run / 'metrics.jsonl')), 200)
+    wait(lambda: last_step(run) >= 3)
     job = said('squeue', '-h', '-o', '%A').split()[0]
     subprocess.run(['scancel', job, '--signal=USR2'], check=True)
-    wait(lambda: bool(saved_steps(run)), 60)
-    (saved,) = saved_steps(run)
-    assert 3 <= saved < 4000
-    wait(lambda: 'Restarts=1' in said('scontrol', 'show', 'job', job), 60)
+    wait(lambda: 'Restarts=1' in said('scontrol', 'show', 'job', job))
+    saved = max(saved_steps(run))  # before it was queued again
+    assert 3 <= saved <= last_step(run)
 
     def goes_on() -> bool:
         # SLURM holds back for two minutes a job that was queued again; this test doesn't.
         subprocess.run(['scontrol', 'update', f'jobid={job}', 'StartTime=now'], check=False)
-        return any(r['step'] >= saved + 5 for r in read_jsonl(run / 'metrics.jsonl'))
+        return last_step(run) >= saved + 5
 
-    wait(goes_on, 240)
+    wait(goes_on)
 
 
 @pytest.mark.parametrize(
