@@ -158,9 +158,11 @@ ADDED = {
     'checkpoint.best': '',
 }
 
+REMOVED = ('baselines',)  # keys of older run directories, which changed nothing of their runs
+
 
 def read_json(path: str | os.PathLike) -> ConfigDict:
-    """Reads a run's config.json, with the keys that an older one lacks (`ADDED`).
+    """Reads a run's config.json, an older one with the keys of today (`of_today`).
 
     Raises UserError when it is missing or damaged.
     """
@@ -168,7 +170,7 @@ def read_json(path: str | os.PathLike) -> ConfigDict:
         plain = json.loads(pathlib.Path(path).read_text())
         if not isinstance(plain, dict):
             raise TypeError('it holds no keys')
-        return from_dict(with_added(plain))
+        return from_dict(of_today(plain))
     except FileNotFoundError:
         raise UserError(f'{path} does not exist: this is not a run directory') from None
     except (json.JSONDecodeError, TypeError, AttributeError, UnicodeDecodeError) as e:
@@ -177,9 +179,11 @@ def read_json(path: str | os.PathLike) -> ConfigDict:
         ) from e
 
 
-def with_added(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a config as JSON has it, with the keys that an older one lacks."""
-    plain = copy.deepcopy(dict(plain))
+def of_today(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config as JSON has it, with the keys that an older one lacks (`ADDED`) and
+    without those that are gone (`REMOVED`).
+    """
+    plain = {k: copy.deepcopy(v) for k, v in plain.items() if k not in REMOVED}
     for key, value in ADDED.items():
         _add(plain, key.split('.'), value)
     return plain

@@ -22,7 +22,6 @@ def get_config(arg: str = '') -> ConfigDict:
     c.stop_early = ''  # 'validation/loss: patience=3' evaluations that are not the best; '': never
     c.log_every = 10  # steps between lines of metrics.jsonl
     c.check_finite = True  # stop when the loss is NaN or infinite
-    c.baselines = ()  # runs beside this one, 'name: key=value ...', whose results are compared
     # Frozen models of other runs that the task asks for: 'teacher: RUN' of distillation,
     # 'generator: RUN' of replaced_tokens,
     c.companions = ()  # 'reference: RUN' of dpo (when not named: that of init_from)

@@ -141,7 +141,8 @@ def test_damaged_json_is_a_user_error(tmp_path: pathlib.Path, content: bytes) ->
 
 
 def test_the_config_of_an_older_run_has_every_key_of_today() -> None:
-    """The quickstart's of November 2026; a key that is new since needs a line of `ADDED`."""
+    """The quickstart's of November 2026; a key that is new since needs a line of `ADDED`, and one
+    that is gone a place in `REMOVED`."""
     older = pathlib.Path(__file__).parent / 'golden' / 'older_config.json'
     read = dict(config_lib.flatten(config_lib.read_json(older)))
     assert read.keys() == dict(config_lib.flatten(defaults.get_config())).keys()

@@ -36,7 +36,7 @@ COMMANDS = {
     'evaluate': ('metrics of a checkpoint', '--workdir=runs/quickstart --split=test'),
     'label': (
         'pseudo-labels: examples that a checkpoint is sure of, as data to train on',
-        '--workdir=runs/quickstart_finetune --output=labels.jsonl --threshold=0.9',
+        '--workdir=runs/teacher --output=labels.jsonl --threshold=0.9',
     ),
     'extrapolate': (
         'loss by position beyond the training length, with a picture',

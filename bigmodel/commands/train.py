@@ -1,71 +1,27 @@
-"""`train`: run a config to its end, with the runs it is compared with."""
+"""`train`: run a config to its end."""
 
 import argparse
-import math
 import pathlib
 import shlex
 import sys
 from typing import Any
 
-from bigmodel import config as config_lib
 from bigmodel.commands.open_run import load_config, workdir
 from bigmodel.config import ConfigDict
-from bigmodel.errors import UserError
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains the config and its baselines; returns an exit code."""
+    """Trains the config; returns an exit code."""
     from bigmodel import devices
     from bigmodel.training.setup import resolve
 
     config = load_config(args)
     resolve(config)  # plain numbers are checked before devices are configured with them
-    where = workdir(args, config)
-    arms = {config.name: (where, config)} | {
-        arm.name: (where.with_name(f'{where.name}-{name}'), arm)
-        for name, arm in baselines(config).items()
-    }
     devices.configure(config.sharding.host_devices, config.data.batch_size // config.accumulate)
-    results = {}
-    for name, (path, arm) in arms.items():
-        result = _train_one(path, arm)
-        if isinstance(result, int):
-            return result
-        results[name] = result
-    if len(results) > 1:
-        print_comparison(results)
-    return 0
+    return _train(workdir(args, config), config)
 
 
-def baselines(config: ConfigDict) -> dict[str, ConfigDict]:
-    """The configs of `config.baselines`, each an override or several: 'name: key=value ...'."""
-    arms = {}
-    for text in map(str, config.baselines):
-        name, words, changes = config_lib.read_entry('baselines', text, 'name: key=value ...')
-        if words:
-            raise UserError(f"baselines: cannot read {text!r}; write 'name: key=value ...'")
-        arm = config.copy_and_resolve_references()
-        for key, value in changes.items():
-            config_lib.override(arm, key, value)
-        arm.name, arm.baselines = f'{config.name}-{name}', ()
-        arms[name] = arm
-    return arms
-
-
-def print_comparison(results: dict[str, dict[str, Any]]) -> None:
-    """The final metrics of several runs side by side."""
-    splits = [s for s in next(iter(results.values()))['metrics'] if s != 'train']
-    for split in splits:
-        first = next(iter(results.values()))['metrics'][split]
-        keys = [key for key in ('loss', 'accuracy', 'mae') if key in first]
-        print(f'\n{split:<28} ' + ' '.join(f'{key:>9}' for key in (*keys, 'steps')))
-        for name, result in results.items():
-            there = result['metrics'][split]  # without a mean of which nothing counted
-            values = [f'{there.get(key, math.nan):>9.4f}' for key in keys]
-            print(f'{name:<28} ' + ' '.join([*values, f'{result["steps"]:>9}']))
-
-
-def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
+def _train(path: pathlib.Path, config: ConfigDict) -> int:
     from bigmodel.inference.run_to_end import run_to_end
     from bigmodel.training.rundir import RunDir
     from bigmodel.training.setup import resolve
@@ -76,7 +32,7 @@ def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
     result = run.finished()
     if result is not None:
         print(f'{path} is finished: {_headline(result)}')
-        return result
+        return 0
     try:
         result = run_to_end(run, config)
     except Interrupted as e:
@@ -86,7 +42,7 @@ def _train_one(path: pathlib.Path, config: ConfigDict) -> dict[str, Any] | int:
     early = f' ({result["stopped_early"]})' if result['stopped_early'] else ''
     print(f'\nfinished in {result["seconds"]:.0f} s{early}: {_headline(result)}')
     print(f'everything is in {path}: {", ".join(sorted(p.name for p in path.iterdir()))}')
-    return result
+    return 0
 
 
 def _headline(result: dict[str, Any]) -> str:

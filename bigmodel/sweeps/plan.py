@@ -20,11 +20,10 @@ from bigmodel.sweeps.names import arm_names
 from bigmodel.sweeps.spaces import as_text
 from bigmodel.training.progress import watched
 
-SET_BY_SWEEPS = ('baselines', 'sample', 'sharding.host_devices')
+SET_BY_SWEEPS = ('sample', 'sharding.host_devices')
 # What neither an arm nor the command line may set, and what to do instead.
 NOT_OF_ARMS = {
     'seed': 'give Sweep(seeds=(0, 1, 2)), and --seeds to choose among them',
-    'baselines': 'the arms are what is compared',
     'sample': 'samples are written by single runs; use `launch.py generate` afterwards',
 }
 
@@ -96,7 +95,7 @@ class Plan:
 
     def config(self, arm: PlannedArm, seed: int) -> ConfigDict:
         """The config of one run, not resolved; raises UserError that names the arm."""
-        config = config_lib.from_dict(config_lib.with_added(self.base))
+        config = config_lib.from_dict(self.base)
         try:
             for key, text in arm.changes.items():
                 config_lib.override(config, key, text)
@@ -123,14 +122,16 @@ def from_json(plain: Mapping[str, Any]) -> Plan:
     arms = tuple(PlannedArm(**arm) for arm in plain['arms'])
     overrides = tuple((key, text) for key, text in plain['overrides'])
     seeds = tuple(plain['seeds'])
-    return Plan(**{**plain, 'arms': arms, 'overrides': overrides, 'seeds': seeds})
+    base = config_lib.of_today(plain['base'])
+    read = {'arms': arms, 'overrides': overrides, 'seeds': seeds, 'base': base}
+    return Plan(**{**plain, **read})
 
 
 def read_base(path_and_arg: str, overrides: Sequence[tuple[str, str]]) -> tuple[ConfigDict, Any]:
     """The config that the arms of a file change, and the module of the file."""
     module = config_lib.load_module(path_and_arg.partition(':')[0])
     config = config_lib.load(path_and_arg, overrides)
-    config.baselines, config.sample = (), ''
+    config.sample = ''
     # One device an arm, so that a run is the same whoever runs beside it.
     config.sharding.host_devices = config.sharding.host_devices or 1
     return config, module
@@ -143,7 +144,7 @@ def read_plan(path_and_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> P
     """
     path, _, arg = path_and_arg.partition(':')
     for key, text in overrides:
-        if key in NOT_OF_ARMS and text not in ('', '()'):  # nothing is what a sweep has of them
+        if key in NOT_OF_ARMS and text:  # no sample is what a sweep has
             raise UserError(f'--config.{key} is not of a sweep: {NOT_OF_ARMS[key]}')
     base, module = read_base(path_and_arg, overrides)
     if not hasattr(module, 'sweep'):

@@ -20,7 +20,6 @@ GIVEN = (
     'stop_early',
     'log_every',
     'check_finite',
-    'baselines',
     'sample',
     'data.cache_dir',
     'data.workers',

@@ -1,7 +1,7 @@
 """Does a small student learn more from a teacher than from the text alone?
 
     python launch.py                                                 # the teacher
-    python launch.py --config=experiments/finetune/distillation.py
+    python launch.py sweep --config=experiments/finetune/distillation.py
 
 A student of two layers of width 64 learns from the text and from what the quickstart's model says
 of each next byte (Hinton et al. 2015); the same student learns from the text alone for as many
@@ -11,6 +11,7 @@ steps. Validation nll 1.698 nats a byte and accuracy 0.550 with the teacher, 1.7
 
 from ml_collections import ConfigDict
 
+from bigmodel.sweeps.arms import Sweep
 from experiments import defaults
 
 
@@ -25,6 +26,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.name = 'muon'
     c.optimizer.learning_rate = 1e-2
     c.schedule = 'cosine(warmup_steps=30)'
-    c.baselines = ('alone: task=causal_lm companions=()',)
     c.evals.validation.every, c.evals.validation.batches = 250, 32
     return c
+
+
+def sweep() -> Sweep:
+    """The student with a teacher against the same one alone."""
+    arms = ({'name': 'alone', 'task': 'causal_lm', 'companions': ()}, {'name': 'taught'})
+    return Sweep(arms, seeds=(0, 1, 2), metric='validation/nll')

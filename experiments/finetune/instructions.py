@@ -1,7 +1,7 @@
 """Does pre-training on Python help a model that learns to say what a function is for?
 
     python launch.py                                             # the checkpoint to start from
-    python launch.py --config=experiments/finetune/instructions.py
+    python launch.py sweep --config=experiments/finetune/instructions.py
 
 Reads the source of a function and writes the first line of its docstring; the loss is of that line
 alone. The checkpoint of the quickstart is fine-tuned, and the same model is trained from scratch
@@ -15,11 +15,12 @@ sacrebleu, or of a finished run by `launch.py evaluate --predictions=texts.jsonl
 
 from ml_collections import ConfigDict
 
+from bigmodel.sweeps.arms import Sweep
 from experiments import defaults
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    """120 updates of 16 rows, from runs/quickstart and from scratch."""
+    """120 updates of 16 rows, from runs/quickstart."""
     c = defaults.get_config()
     c.task = 'instruction'
     c.num_steps = 120
@@ -31,7 +32,12 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.learning_rate = 3e-3
     c.schedule = 'cosine(warmup_steps=10)'
     c.init_from.path = 'runs/quickstart'
-    c.baselines = ('scratch: init_from.path=',)
     c.evals.validation.every = 120
     c.evals.validation.scores = ('rouge', 'exact_match')
     return c
+
+
+def sweep() -> Sweep:
+    """The checkpoint against the same model from scratch."""
+    arms = ({'name': 'scratch', 'init_from.path': ''}, {'name': 'tuned'})
+    return Sweep(arms, seeds=(0, 1, 2), metric='validation/loss')

@@ -1,7 +1,7 @@
 """Do 420 updates of masked pre-training help a classifier that gets few labelled steps?
 
     python launch.py --config=experiments/pretrain/masked_lm.py           # where it starts from
-    python launch.py --config=experiments/finetune/masked_lm_labels.py
+    python launch.py sweep --config=experiments/finetune/masked_lm_labels.py
 
 Not measurably in windows of 128 bytes and 250 updates, where neither arm gets far. Validation
 accuracy of the fine-tuned encoder (14 labels), seeds 0 to 2: 0.153, 0.153, 0.187; of the same model
@@ -13,11 +13,12 @@ two cores that many other processes shared. In windows of 256 (`--config.data.se
 
 from ml_collections import ConfigDict
 
+from bigmodel.sweeps.arms import Sweep
 from experiments import defaults
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    """250 updates of 16 rows, from runs/masked_lm and from scratch."""
+    """250 updates of 16 rows, from runs/masked_lm."""
     c = defaults.get_config()
     c.task = 'classification'
     c.num_steps = 250
@@ -29,6 +30,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.schedule = 'cosine(warmup_steps=15)'
     c.init_from.path = 'runs/masked_lm'
     c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
-    c.baselines = ('scratch: init_from.path=',)
     c.evals.validation.every, c.evals.validation.batches = 250, 128
     return c
+
+
+def sweep() -> Sweep:
+    """The checkpoint against the same model from scratch."""
+    arms = ({'name': 'scratch', 'init_from.path': ''}, {'name': 'tuned'})
+    return Sweep(arms, seeds=(0, 1, 2), metric='validation/accuracy')

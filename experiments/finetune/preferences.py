@@ -1,7 +1,7 @@
 """Does a model that sums up functions learn to prefer the right summary, and what is lost?
 
     python launch.py                                                 # the checkpoints to start from
-    python launch.py --config=experiments/finetune/instructions.py
+    python launch.py sweep --config=experiments/finetune/instructions.py --arms=tuned --seeds=0
     python launch.py --config=experiments/finetune/preferences.py:dpo
     python launch.py --config=experiments/finetune/preferences.py:simpo
 
@@ -20,7 +20,7 @@ TASKS = {'dpo': 'dpo(beta=0.1)', 'simpo': 'simpo(beta=2.0, gamma=0.5)'}
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    """60 updates of 8 pairs by the task that `arg` names (dpo), from runs/instructions."""
+    """60 updates of 8 pairs by the task that `arg` names (dpo), from a run of instructions."""
     name = arg or 'dpo'
     if name not in TASKS:
         raise UserError(f'preferences.py:{name}: the tasks are {", ".join(TASKS)}')
@@ -34,6 +34,6 @@ def get_config(arg: str = '') -> ConfigDict:
     c.data.seq_len, c.data.batch_size = 256, 8
     c.optimizer.learning_rate = 1e-4
     c.schedule = 'cosine(warmup_steps=10)'
-    c.init_from.path = 'runs/instructions'
+    c.init_from.path = 'runs/instructions/tuned/seed0'
     c.evals.validation.every, c.evals.validation.batches = 60, 32
     return c

@@ -1,7 +1,7 @@
 """Does a student learn from what its teacher says of text without labels?
 
-    python launch.py --config=experiments/quickstart_finetune.py          # the teacher
-    python launch.py label --workdir=runs/quickstart_finetune --output=runs/pseudo_labels.jsonl \
+    python launch.py --config=experiments/quickstart_finetune.py --workdir=runs/teacher
+    python launch.py label --workdir=runs/teacher --output=runs/pseudo_labels.jsonl \
         --threshold=0.5 --split=test --config.data.packing='pad(truncate=True)'
     python launch.py --config=experiments/finetune/pseudo_labels.py
     python launch.py evaluate --workdir=runs/pseudo_labels --config.data.source=pystdlib \
@@ -42,5 +42,4 @@ def get_config(arg: str = '') -> ConfigDict:
     c.data.path = 'runs/pseudo_labels.jsonl'
     c.data.format = f'text(label="label", classes={CLASSES!r})'
     c.model.dropout = 0.1
-    c.baselines = ()
     return c

@@ -1,6 +1,6 @@
 """Does text without labels help a classifier when one step learns from both?
 
-    python launch.py --config=experiments/finetune/semi_supervised.py
+    python launch.py sweep --config=experiments/finetune/semi_supervised.py
 
 One row of four names the group of modules that it is of (14 labels), the others are text alone;
 the auxiliary objective predicts the next byte of all of them (Radford et al. 2018, §3.2). The
@@ -10,6 +10,7 @@ from nothing; evaluated is the labelled validation split. Not run yet.
 
 from ml_collections import ConfigDict
 
+from bigmodel.sweeps.arms import Sweep
 from experiments import defaults
 
 
@@ -25,6 +26,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.name = 'muon'
     c.optimizer.learning_rate = 3e-3
     c.schedule = 'cosine(warmup_steps=15)'
-    c.baselines = ('labels: task=joint(weight=0.0)',)
     c.evals.validation = defaults.evaluation('validation', 150, 128, data='source=pystdlib')
     return c
+
+
+def sweep() -> Sweep:
+    """Both objectives against that of the labels alone."""
+    arms = ({'name': 'labels', 'task': 'joint(weight=0.0)'}, {'name': 'both'})
+    return Sweep(arms, seeds=(0, 1, 2), metric='validation/classification_accuracy', better='max')

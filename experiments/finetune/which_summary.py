@@ -1,7 +1,7 @@
 """Does pre-training on Python help a model that chooses the summary of a function among four?
 
     python launch.py                                             # the checkpoint to start from
-    python launch.py --config=experiments/finetune/which_summary.py
+    python launch.py sweep --config=experiments/finetune/which_summary.py
 
 The wrong ones are summaries of functions near it, mostly of the same file. The checkpoint of the
 quickstart is fine-tuned, and the same model is trained from scratch with the same budget. Not run
@@ -10,11 +10,12 @@ yet.
 
 from ml_collections import ConfigDict
 
+from bigmodel.sweeps.arms import Sweep
 from experiments import defaults
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    """150 updates of 8 functions with four summaries each, pre-trained and from scratch."""
+    """150 updates of 8 functions with four summaries each, from runs/quickstart."""
     c = defaults.get_config()
     c.task = 'multiple_choice'
     c.num_steps = 150
@@ -28,6 +29,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.schedule = 'cosine(warmup_steps=15)'
     c.init_from.path = 'runs/quickstart'
     c.init_from.restore = (('(adapter|prompt|head)/.*', False), ('.*', True))
-    c.baselines = ('scratch: init_from.path=',)
     c.evals.validation.every, c.evals.validation.batches = 150, 64
     return c
+
+
+def sweep() -> Sweep:
+    """The checkpoint against the same model from scratch."""
+    arms = ({'name': 'scratch', 'init_from.path': ''}, {'name': 'tuned'})
+    return Sweep(arms, seeds=(0, 1, 2), metric='validation/accuracy')

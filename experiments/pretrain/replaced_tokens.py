@@ -1,7 +1,7 @@
 """Does a small encoder learn which bytes of Python a masked LM has put in?
 
     python launch.py --config=experiments/pretrain/masked_lm.py       # the generator
-    python launch.py --config=experiments/pretrain/replaced_tokens.py
+    python launch.py sweep --config=experiments/pretrain/replaced_tokens.py
 
 The second stage of the two-stage training of Clark et al. (2020, §3.2): runs/masked_lm is the
 generator, which stays as it is, and the discriminator begins with its weights, under a head of its
@@ -10,6 +10,7 @@ own; its baseline begins anew. Not run yet.
 
 from ml_collections import ConfigDict
 
+from bigmodel.sweeps.arms import Sweep
 from experiments import defaults
 
 
@@ -26,6 +27,11 @@ def get_config(arg: str = '') -> ConfigDict:
     c.schedule = 'cosine(warmup_steps=30)'
     c.init_from.path = 'runs/masked_lm'
     c.init_from.restore = (('head/.*', False), ('.*', True))
-    c.baselines = ('scratch: init_from.path=',)
     c.evals.validation.every, c.evals.validation.batches = 140, 32
     return c
+
+
+def sweep() -> Sweep:
+    """The discriminator that begins with the generator’s weights, against one that begins anew."""
+    arms = ({'name': 'scratch', 'init_from.path': ''}, {'name': 'tuned'})
+    return Sweep(arms, seeds=(0, 1, 2), metric='validation/loss')

@@ -1,7 +1,6 @@
 """The commands do what they say, on a run of a few steps."""
 
 import json
-import pathlib
 import re
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import sys
 import pytest
 
 from bigmodel.commands.main import COMMANDS, main
-from bigmodel.commands.train import print_comparison
 from bigmodel.training.extrapolation import _labels
 from tests.commands.conftest import ROOT, base
 
@@ -162,29 +160,6 @@ def test_prepare_says_what_is_there_and_trains_a_tokenizer(text, tmp_path, capsy
     assert json.loads(bpe.read_text())['model']['type'] == 'BPE'
     tokens = f'--config.data.tokenizer=hf("{bpe}")'
     assert main(['train', *base(text), cache, tokens, f'--workdir={tmp_path / "run"}']) == 0
-
-
-def test_baselines_are_runs_beside_the_run(text, finished_run, tmp_path, capsys):
-    changes = [
-        f'--config.init_from.path={finished_run}',
-        "--config.baselines=('scratch: init_from.path= num_steps=1',)",
-    ]
-    run = tmp_path / 'tuned'
-    assert main(['train', *base(text), *changes, f'--workdir={run}']) == 0
-    out = capsys.readouterr().out
-    scratch = pathlib.Path(f'{run}-scratch')
-    assert json.loads((scratch / 'result.json').read_text())['steps'] == 1
-    table = out[out.rindex('\nvalidation ') :]
-    assert 'quickstart ' in table and 'quickstart-scratch' in table
-
-
-def test_runs_are_compared_by_what_their_task_reports(capsys):
-    values = {'loss': 0.25, 'mse': 0.25, 'mae': 0.5}
-    result = {'metrics': {'train': {}, 'validation': values}, 'steps': 7}
-    print_comparison({'a': result, 'b': result})
-    out = capsys.readouterr().out.split('\n')
-    assert out[1].split() == ['validation', 'loss', 'mae', 'steps']
-    assert [line.split() for line in out[2:4]] == [[n, '0.2500', '0.5000', '7'] for n in 'ab']
 
 
 def test_a_run_records_what_scaling_laws_read(finished_run):

@@ -93,7 +93,7 @@ def test_shrunk_it_trains_two_steps(card, small_args, text_file, companion, tmp_
     config = config_lib.load(str(card))
     images = resolve(config).model.inputs.startswith('patches')
     task = build_task(config.task)
-    changes = ['--config.num_steps=2', '--config.baselines=()', '--config.init_from.path=']
+    changes = ['--config.num_steps=2', '--config.init_from.path=']
     if 'validation' in config.evals:
         changes += ['--config.evals.validation.data=']
     if task.learns and not images:

@@ -62,7 +62,7 @@ def test_the_command_of_a_run_makes_its_config(write) -> None:
         ("Sweep([{}], metric='validation/nothing')", "which way is 'nothing' better"),
         ("Sweep([{}], metric='test/loss')", "evals has no 'test'"),
         ("Sweep([{'sharding.host_devices': 2}])", 'every arm has the same'),
-        ("Sweep([{'baselines': ()}])", 'the arms are what is compared'),
+        ("Sweep([{'sample': 'x'}])", 'samples are written by single runs'),
         ('[{}]', 'must return a Sweep, not list'),
         ("Sweep([{'name': 'a'}, {'name': 'a', 'num_steps': 3}])", 'are both named'),
     ],
@@ -99,3 +99,13 @@ def test_the_metric_is_stored_without_its_direction(write) -> None:
 def test_seeds_are_not_overridden(write) -> None:
     with pytest.raises(UserError, match=r'--config.seed is not of a sweep'):
         read_plan(write(POSITIONS), [('seed', '3')])
+
+
+def test_the_plan_of_an_older_sweep_is_read(write) -> None:
+    """With a key that is gone, and without one that is new."""
+    plan = read_plan(write(POSITIONS))
+    plain = json.loads(json.dumps(plan.to_json()))
+    assert from_json(plain) == plan
+    plain['base'] |= {'baselines': []}
+    del plain['base']['stop_early']
+    assert from_json(plain) == plan

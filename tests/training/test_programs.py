@@ -18,7 +18,6 @@ OTHER = {
     'stop_early': 'validation/loss: patience=2',
     'log_every': 3,
     'check_finite': False,
-    'baselines': ('x: num_steps=2',),
     'sample': '',
     'data.cache_dir': '',
     'data.workers': 1,
