@@ -130,9 +130,14 @@ def test_a_job_that_is_warned_saves_and_goes_on(write, tmp_path, cluster) -> Non
     saved = max(saved_steps(run))  # before it was queued again
     assert 3 <= saved <= last_step(run)
 
+    # The node refuses a job that starts in the second in which it was queued again ('credential
+    # revoked'), and SLURM then gives it up.
+    time.sleep(3)
+
     def goes_on() -> bool:
         # SLURM holds back for two minutes a job that was queued again; this test doesn't.
-        subprocess.run(['scontrol', 'update', f'jobid={job}', 'StartTime=now'], check=False)
+        if 'PENDING' in said('squeue', '-h', '-j', job, '-o', '%T'):
+            subprocess.run(['scontrol', 'update', f'jobid={job}', 'StartTime=now'], check=False)
         return last_step(run) >= saved + 5
 
     wait(goes_on)
