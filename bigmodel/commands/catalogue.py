@@ -14,7 +14,7 @@ from bigmodel.data.tokenizers import TOKENIZERS
 from bigmodel.models.backbone import REMAT, SHARE
 from bigmodel.models.model import SLOTS
 from bigmodel.models.presets import PRESETS
-from bigmodel.sharding import RULES
+from bigmodel.rules import PRESETS as RULES
 from bigmodel.specs import arguments
 from bigmodel.tasks.build import TASKS
 from bigmodel.training.directions import OPTIMIZERS

@@ -305,9 +305,11 @@ def apply_cached(
     """
     variables = {'params': model.adapter.merge(params)}
     variables |= {} if cache is None else {'cache': cache}
-    outputs, updated = model.apply(
-        variables, tokens, positions, segments, cache_length, source, prefix, mutable=['cache']
-    )
+    rest = (cache_length, source, prefix)
+    with sharding.whole_rows():
+        outputs, updated = model.apply(
+            variables, tokens, positions, segments, *rest, mutable=['cache']
+        )
     return outputs, updated['cache']
 
 
