@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -77,6 +77,11 @@ class Sharding:
     def platform(self) -> str:
         """What the devices are: 'cpu', 'gpu' or 'tpu'."""
         return self.mesh.devices.flat[0].platform
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether attention finds no whole row on any device."""
+        return bool(self._mesh_axes('inner_length', 'activation'))
 
     @property
     def batch_ways(self) -> int:
@@ -201,6 +206,50 @@ def by_shard(
         )
 
     return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """The mesh axis over which rows are split `ways` ways, and the axes of the whole batch."""
+
+    axis: str
+    ways: int
+    axes: tuple[str, ...]
+
+
+def ring() -> Ring | None:
+    """The devices that share the rows of the active sharding, if rows are split."""
+    sharding = _active.get()
+    names = sharding._mesh_axes('inner_length', 'activation') if sharding else ()
+    if not names:
+        return None
+    batch = sharding._mesh_axes('batch', 'batch')
+    return Ring(names[0], sharding.mesh.shape[names[0]], (*batch, *names))
+
+
+def on_ring(f: Callable[..., Any], axes: Sequence[Any], out_axes: Any) -> Callable[..., Any]:
+    """`f` on each device's part of rows that are split by length; `f` itself moves what it needs.
+
+    `axes` and `out_axes` are the logical axes of each array, as lists of tuples; () is for all of
+    an array, or of a tree of them. Only batch and length are split by hand: heads stay XLA's
+    business, and `f` sums over `Ring.axes` what it learns for all.
+    """
+    sharding = _active.get()
+
+    def spec(dims: Any) -> Any:
+        if isinstance(dims, list):
+            return [spec(d) for d in dims]
+        names = (sharding._mesh_axes(d, 'activation') for d in dims)
+        return PartitionSpec(*(n or None for n in names))
+
+    return jax.shard_map(
+        f,
+        mesh=sharding.mesh,
+        in_specs=tuple(spec(list(axes))),
+        out_specs=spec(out_axes),
+        axis_names=set(ring().axes),
+        check_vma=False,
+    )
 
 
 def make_sharding(mesh: str, rules: str, devices: Sequence[jax.Device] | None = None) -> Sharding:

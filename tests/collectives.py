@@ -14,6 +14,10 @@ _CALL = re.compile(rf'= (.*?) ({"|".join(KINDS)})(?:-start)?\(')
 _ARRAY = re.compile(r'(\w+)\[([\d,]*)\]')
 _LISTS = re.compile(r'replica_groups=\{(\{[\d,{} ]*\})\}')
 _IOTA = re.compile(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
+_MESH = re.compile(
+    r'replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}'
+)
+_SUB_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
 _PAIRS = re.compile(r'source_target_pairs=\{(.*?)\}\}')
 
 
@@ -54,13 +58,40 @@ def _groups(line: str, size: int) -> list[list[int]]:
     """The devices that meet, by their place in the mesh."""
     if pairs := _PAIRS.search(line):
         return [_ints(pair) for pair in pairs[1].replace('{', '').split('},')]
+    if named := _MESH.search(line):
+        return _of_named(*named.groups())
     if iota := _IOTA.search(line):
         shape, dims, order = (_ints(x or '') for x in iota.groups())
-        ids = np.arange(size).reshape(dims)
-        return (ids.transpose(order) if order else ids).reshape(shape).tolist()
+        return _ids(dims, order).reshape(shape).tolist()
     if lists := _LISTS.search(line):
         return [_ints(group) for group in lists[1].strip('{}').split('},{')]
     return [list(range(size))]
+
+
+def _of_named(axes: str, dims: str | None, order: str | None, along: str) -> list[list[int]]:
+    """Groups along axes ('a', or a part 'b':(2)4 of one) of XLA's own mesh, 'a'=8,'b'=16."""
+    sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes)}
+    shape, whole = [], {}
+    parts = {name: [] for name in sizes}
+    for name, before, size in _SUB_AXIS.findall(along):
+        parts[name].append((int(before or 1), int(size or sizes[name])))
+    for name, size in sizes.items():
+        for before, part in parts[name]:
+            after = size // before // part
+            whole[len(shape) + 1] = True
+            shape += [before, part, after]
+        if not parts[name]:
+            shape.append(size)
+    ids = _ids(_ints(dims or str(math.prod(sizes.values()))), _ints(order or '')).reshape(shape)
+    inner = [i for i in range(len(shape)) if i in whole]
+    outer = [i for i in range(len(shape)) if i not in whole]
+    width = math.prod(shape[i] for i in inner)
+    return ids.transpose([*outer, *inner]).reshape(-1, width).tolist()
+
+
+def _ids(dims: list[int], order: list[int]) -> np.ndarray:
+    ids = np.arange(math.prod(dims)).reshape(dims)
+    return ids.transpose(order) if order else ids
 
 
 def _axes(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:

@@ -230,7 +230,7 @@ def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Calla
     return head
 
 
-def kernel_name(model: ConfigDict, platform: str) -> str:
+def kernel_name(model: ConfigDict, platform: str, choose: Choose = choose) -> str:
     """The kernels that `build_model` takes, for the log and `run.json`."""
     layers, encoder = _all_layers(model, _known(model, 0, 0, platform), platform, choose)
     return kernel_names(layers + encoder)
