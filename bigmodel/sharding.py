@@ -163,21 +163,39 @@ def active() -> Sharding | None:
     return _active.get()
 
 
-def by_rows(f: Callable[..., jax.Array], whole: Any, *rows: jax.Array) -> jax.Array:
+def by_rows(
+    f: Callable[..., jax.Array],
+    whole: Any,
+    *rows: jax.Array,
+    split: Sequence[str] = ('batch',),
+    parts: Sequence[str] = (),
+) -> jax.Array:
     """`f(whole, *rows)` on each device's own rows of a batch, with all of `whole`.
 
-    For what XLA would gather the batch to do, a sort of its tokens for one. Without a mesh that
-    splits the batch it is just `f`.
+    For what XLA would gather the batch to do, a sort of its tokens for one. `split` are the logical
+    axes of the leading dims of `rows`, and `parts` those of `whole` of which a device is given only
+    its own part, where rows are split over the same mesh axes. Without a mesh that splits the rows
+    it is just `f`.
     """
     sharding = _active.get()
-    axes = sharding._mesh_axes('batch', 'batch') if sharding else ()
+    placed = [sharding._mesh_axes(axis, 'activation') if sharding else () for axis in split]
+    axes = {name for names in placed for name in names}
     if not axes:
         return f(whole, *rows)
-    specs = (PartitionSpec(), *[PartitionSpec(axes)] * len(rows))
+    of_rows = PartitionSpec(*(names or None for names in placed))
+    own = [tuple(a for a in sharding._mesh_axes(part, 'weight') if a in axes) for part in parts]
+    specs = (PartitionSpec(*(names or None for names in own)), *[of_rows] * len(rows))
     # Axes that split weights stay XLA's business.
-    return jax.shard_map(f, in_specs=specs, out_specs=PartitionSpec(axes), axis_names=set(axes))(
-        whole, *rows
-    )
+    return jax.shard_map(f, in_specs=specs, out_specs=of_rows, axis_names=axes)(whole, *rows)
+
+
+def exchange(x: jax.Array, axis: str, split: int, join: int) -> jax.Array:
+    """Within `by_rows`: each device cuts dim `split` into as many parts as devices share `axis`,
+    keeps one, sends the others, and joins what it is sent along dim `join` (an all-to-all).
+    """
+    sharding = _active.get()
+    names = sharding._mesh_axes(axis, 'activation') if sharding else ()
+    return jax.lax.all_to_all(x, names, split, join, tiled=True) if names else x
 
 
 def by_shard(
