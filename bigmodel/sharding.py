@@ -1,63 +1,24 @@
 """Logical axes to mesh axes: every weight and three activations name their axes, rules place them.
 
-A mesh is written `'data=2,tensor=4'` (`-1` for all that is left). A rule preset maps each logical
-axis to mesh axes. Misspelt logical axes, two logical axes of one array on the same mesh axis, mesh
-axes that no rule uses and sizes that do not divide are errors here, because XLA's answer to each is
-to replicate silently.
+Meshes are those of `meshes.py`, rules those of `rules.py`. Misspelt logical axes, two logical axes
+of one array on the same mesh axis, mesh axes that no rule uses and sizes that do not divide are
+errors here, because XLA's answer to each is to replicate silently.
 """
 
 import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigmodel.errors import UserError, unknown
-
-MESH_AXES = ('data', 'fsdp', 'tensor')
-
-# Weights: layers, embed (model width), heads, kv_heads, head_dim, mlp, experts, vocab, positions,
-# labels, latent (what keys and values are made from), rank (of an adapter), blocks (of numbers that
-# share a scale), taps (of a convolution), gates and state (of a recurrence), pixels (of a patch).
-# Activations: batch, length, features (model width of an activation).
-_REPLICATED = dict.fromkeys(
-    [
-        'layers',
-        'embed',
-        'heads',
-        'kv_heads',
-        'head_dim',
-        'mlp',
-        'experts',
-        'vocab',
-        'positions',
-        'labels',
-        'latent',
-        'rank',
-        'blocks',
-        'taps',
-        'gates',
-        'state',
-        'pixels',
-        'length',
-        'features',
-    ]
-)
-_TENSOR = {'heads': 'tensor', 'kv_heads': 'tensor', 'mlp': 'tensor', 'vocab': 'tensor'}
-RULES: dict[str, dict[str, tuple[str, ...] | str | None]] = {
-    'dp': {**_REPLICATED, 'batch': 'data'},
-    # ZeRO-3: weights and optimizer state are split over fsdp, and so is the batch.
-    'fsdp': {**_REPLICATED, 'batch': ('data', 'fsdp'), 'embed': 'fsdp'},
-    # Megatron: heads and hidden units are split, the batch is not.
-    'tensor': {**_REPLICATED, **_TENSOR, 'batch': 'data'},
-    'fsdp_tensor': {**_REPLICATED, **_TENSOR, 'batch': ('data', 'fsdp'), 'embed': 'fsdp'},
-}
+from bigmodel.meshes import make_mesh
+from bigmodel.rules import LENGTHS, MESH_AXES, Rules, rules_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +26,7 @@ class Sharding:
     """A device mesh with the rules that place arrays on it."""
 
     mesh: Mesh
-    rules: Mapping[str, tuple[str, ...] | str | None]
+    rules: Rules
 
     def spec(self, axes: Sequence[str | None], shape: Sequence[int], what: str) -> PartitionSpec:
         """The placement of an array whose dims have these logical `axes`; `what` names it."""
@@ -94,12 +55,17 @@ class Sharding:
         """A copy on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def of_params(self, boxed: Any) -> Any:
-        """The sharding of every parameter of an abstract tree that carries its logical axes."""
+    def of_params(self, boxed: Any, kind: str = '') -> Any:
+        """The sharding of every parameter of an abstract tree that carries its logical axes.
+
+        With `kind` that of its 'gradients', or of the 'moments' that an optimizer keeps.
+        """
 
         def place(path: Any, box: nn.LogicallyPartitioned) -> NamedSharding:
             what = jax.tree_util.keystr(path, simple=True, separator='/')
-            return self.named(box.names, box.value.shape, what)
+            own = [f'{kind}/{axis}' for axis in box.names]
+            axes = [o if o in self.rules else a for o, a in zip(own, box.names, strict=True)]
+            return self.named(axes, box.value.shape, what)
 
         return jax.tree_util.tree_map_with_path(place, boxed, is_leaf=is_box)
 
@@ -111,6 +77,11 @@ class Sharding:
     def platform(self) -> str:
         """What the devices are: 'cpu', 'gpu' or 'tpu'."""
         return self.mesh.devices.flat[0].platform
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether attention finds no whole row on any device."""
+        return bool(self._mesh_axes('inner_length', 'activation'))
 
     @property
     def batch_ways(self) -> int:
@@ -158,21 +129,73 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, sharding.named(axes, x.shape, 'activation'))
 
 
-def by_rows(f: Callable[..., jax.Array], whole: Any, *rows: jax.Array) -> jax.Array:
+def into_branch(x_BLD: jax.Array) -> jax.Array:
+    """What a branch of a block reads: whole rows, where rules split only what lies between."""
+    return constrain(x_BLD, 'batch', 'inner_length', 'features') if _gathers() else x_BLD
+
+
+def from_branch(x_BLD: jax.Array) -> jax.Array:
+    """What a branch of a block adds, split as what lies between branches."""
+    return constrain(x_BLD, 'batch', 'length', 'features') if _gathers() else x_BLD
+
+
+def _gathers() -> bool:
+    sharding = _active.get()
+    return sharding is not None and sharding.rules['length'] != sharding.rules['inner_length']
+
+
+@contextlib.contextmanager
+def whole_rows() -> Iterator[None]:
+    """Within this context no activation is split by length: decoding has one token at a time."""
+    sharding = _active.get()
+    if sharding is not None:
+        whole = dict(sharding.rules) | dict.fromkeys(LENGTHS)
+        sharding = dataclasses.replace(sharding, rules=whole)
+    token = _active.set(sharding)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def active() -> Sharding | None:
+    """The sharding whose context this is, if any."""
+    return _active.get()
+
+
+def by_rows(
+    f: Callable[..., jax.Array],
+    whole: Any,
+    *rows: jax.Array,
+    split: Sequence[str] = ('batch',),
+    parts: Sequence[str] = (),
+) -> jax.Array:
     """`f(whole, *rows)` on each device's own rows of a batch, with all of `whole`.
 
-    For what XLA would gather the batch to do, a sort of its tokens for one. Without a mesh that
-    splits the batch it is just `f`.
+    For what XLA would gather the batch to do, a sort of its tokens for one. `split` are the logical
+    axes of the leading dims of `rows`, and `parts` those of `whole` of which a device is given only
+    its own part, where rows are split over the same mesh axes. Without a mesh that splits the rows
+    it is just `f`.
     """
     sharding = _active.get()
-    axes = sharding._mesh_axes('batch', 'batch') if sharding else ()
+    placed = [sharding._mesh_axes(axis, 'activation') if sharding else () for axis in split]
+    axes = {name for names in placed for name in names}
     if not axes:
         return f(whole, *rows)
-    specs = (PartitionSpec(), *[PartitionSpec(axes)] * len(rows))
+    of_rows = PartitionSpec(*(names or None for names in placed))
+    own = [tuple(a for a in sharding._mesh_axes(part, 'weight') if a in axes) for part in parts]
+    specs = (PartitionSpec(*(names or None for names in own)), *[of_rows] * len(rows))
     # Axes that split weights stay XLA's business.
-    return jax.shard_map(f, in_specs=specs, out_specs=PartitionSpec(axes), axis_names=set(axes))(
-        whole, *rows
-    )
+    return jax.shard_map(f, in_specs=specs, out_specs=of_rows, axis_names=axes)(whole, *rows)
+
+
+def exchange(x: jax.Array, axis: str, split: int, join: int) -> jax.Array:
+    """Within `by_rows`: each device cuts dim `split` into as many parts as devices share `axis`,
+    keeps one, sends the others, and joins what it is sent along dim `join` (an all-to-all).
+    """
+    sharding = _active.get()
+    names = sharding._mesh_axes(axis, 'activation') if sharding else ()
+    return jax.lax.all_to_all(x, names, split, join, tiled=True) if names else x
 
 
 def by_shard(
@@ -203,54 +226,64 @@ def by_shard(
     return run
 
 
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """The mesh axis over which rows are split `ways` ways, and the axes of the whole batch."""
+
+    axis: str
+    ways: int
+    axes: tuple[str, ...]
+
+
+def ring() -> Ring | None:
+    """The devices that share the rows of the active sharding, if rows are split."""
+    sharding = _active.get()
+    names = sharding._mesh_axes('inner_length', 'activation') if sharding else ()
+    if not names:
+        return None
+    batch = sharding._mesh_axes('batch', 'batch')
+    return Ring(names[0], sharding.mesh.shape[names[0]], (*batch, *names))
+
+
+def on_ring(f: Callable[..., Any], axes: Sequence[Any], out_axes: Any) -> Callable[..., Any]:
+    """`f` on each device's part of rows that are split by length; `f` itself moves what it needs.
+
+    `axes` and `out_axes` are the logical axes of each array, as lists of tuples; () is for all of
+    an array, or of a tree of them. Only batch and length are split by hand: heads stay XLA's
+    business, and `f` sums over `Ring.axes` what it learns for all.
+    """
+    sharding = _active.get()
+
+    def spec(dims: Any) -> Any:
+        if isinstance(dims, list):
+            return [spec(d) for d in dims]
+        names = (sharding._mesh_axes(d, 'activation') for d in dims)
+        return PartitionSpec(*(n or None for n in names))
+
+    return jax.shard_map(
+        f,
+        mesh=sharding.mesh,
+        in_specs=tuple(spec(list(axes))),
+        out_specs=spec(out_axes),
+        axis_names=set(ring().axes),
+        check_vma=False,
+    )
+
+
 def make_sharding(mesh: str, rules: str, devices: Sequence[jax.Device] | None = None) -> Sharding:
-    """Builds the mesh `'data=-1'` over `devices` (default: all) with a preset of `RULES`."""
-    devices = list(devices if devices is not None else jax.devices())
-    if rules not in RULES:
-        raise unknown('sharding.rules', rules, RULES)
-    sizes = _mesh_sizes(mesh, len(devices))
-    count = math.prod(sizes.values())
-    used = {m for r in RULES[rules].values() for m in ((r,) if isinstance(r, str) else r or ())}
-    idle = [a for a, n in sizes.items() if n > 1 and a not in used]
+    """Builds the mesh `'data=-1'` over `devices` (default: all) with presets of `rules.py`."""
+    placed = rules_of(rules)
+    made = make_mesh(mesh, list(devices if devices is not None else jax.devices()))
+    used = {m for r in placed.values() for m in ((r,) if isinstance(r, str) else r or ())}
+    idle = [a for a, n in made.shape.items() if n > 1 and a not in used]
     if idle:
         raise UserError(
             f'sharding.mesh={mesh!r}: rules {rules!r} place nothing on axis {idle[0]!r}; '
-            f'they use: {", ".join(sorted(used))}'
+            f'they use: {", ".join(a for a in MESH_AXES if a in used)}'
         )
-    grid = np.array(devices[:count]).reshape(tuple(sizes.values()))
-    if count == len(jax.devices()) and devices == list(jax.devices()):
-        shape, names = tuple(sizes.values()), tuple(sizes)
-        made = jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names))
-    else:
-        made = Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
-    return Sharding(made, RULES[rules])
+    return Sharding(made, placed)
 
 
 def is_box(x: Any) -> bool:
     """Whether `x` is a parameter that carries its logical axes."""
     return isinstance(x, nn.LogicallyPartitioned)
-
-
-def _mesh_sizes(text: str, available: int) -> dict[str, int]:
-    sizes, given = dict.fromkeys(MESH_AXES, 1), set()
-    for part in filter(None, text.replace(' ', '').split(',')):
-        axis, _, size = part.partition('=')
-        if axis not in sizes:
-            raise unknown('mesh axis', axis, MESH_AXES)
-        if size != '-1' and (not size.isdecimal() or int(size) == 0):
-            raise UserError(f"sharding.mesh={text!r}: write 'data=2,tensor=4', or -1 for the rest")
-        if axis in given:
-            raise UserError(f'sharding.mesh={text!r} gives {axis!r} twice')
-        given.add(axis)
-        sizes[axis] = int(size)
-    rest = [a for a, n in sizes.items() if n == -1]
-    fixed = math.prod(n for n in sizes.values() if n > 0)
-    if len(rest) > 1:
-        raise UserError(f'sharding.mesh={text!r}: only one axis can be -1')
-    if fixed > available or (rest and available % fixed):
-        raise UserError(
-            f'sharding.mesh={text!r} needs {fixed} devices or a divisor; there are {available}'
-        )
-    if rest:
-        sizes[rest[0]] = available // fixed
-    return sizes

@@ -10,7 +10,7 @@ from typing import Any
 from bigmodel.models.backbone import REMAT, SHARE
 from bigmodel.models.model import SLOTS
 from bigmodel.models.presets import PRESETS
-from bigmodel.sharding import RULES
+from bigmodel.rules import PRESETS as RULES
 from bigmodel.specs import arguments
 from bigmodel.training.slots import GIVEN, TABLES
 

@@ -13,9 +13,14 @@ from jaxtyping import Array, Float
 
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.dropout import StochasticDepth
+from bigmodel.sharding import from_branch, into_branch
 from bigmodel.specs import POSITIVE, SHARE
 
 Branch = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
+
+
+def _placed(branch: Branch, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    return from_branch(branch(into_branch(x_BLD)))
 
 
 class Block(nn.Module):
@@ -34,7 +39,8 @@ class Block(nn.Module):
         """The mixers in order, then the FFN, by name."""
         made = {name: make(name=name) for name, make in self.mixers.items()}
         mixing = {name: partial(mixer, context=context) for name, mixer in made.items()}
-        return mixing | {'ffn': self.ffn(name='ffn')}
+        found = mixing | {'ffn': self.ffn(name='ffn')}
+        return {name: partial(_placed, branch) for name, branch in found.items()}
 
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         """The residual stream after this layer."""

@@ -13,6 +13,7 @@ from bigmodel.errors import UserError
 from bigmodel.layers.coordinates import Bias, Context, Coordinates
 from bigmodel.layers.kernel import MASKED, Kernel, Request
 from bigmodel.layers.masks import Mask
+from bigmodel.layers.running import Running, as_rows, fold, gradients, gradients_before
 from bigmodel.layers.weights import PLAIN, Normalised, Weights
 from bigmodel.specs import POSITIVE
 
@@ -150,12 +151,7 @@ class _Terms:
         )
 
     def _rows(self, term_BHLS: Array) -> Array:
-        """A term for the R·L rows of each key head; B and H may be 1."""
-        B, H, L, S = term_BHLS.shape
-        if H == 1:
-            rows = jnp.broadcast_to(term_BHLS, (B, self.R, L, S))
-            return rows.reshape(B, 1, self.R * L, S)
-        return term_BHLS.reshape(B, self.G, self.R * L, S)
+        return as_rows(term_BHLS, self.G, self.R)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -173,14 +169,10 @@ def _attend(
 def _forward(
     terms: _Terms, q: Array, ks: Array, vs: Array, learned: list, fixed: list
 ) -> tuple[Array, tuple]:
-    def step(carry: tuple, block: tuple) -> tuple[tuple, None]:
-        highest, total, o = carry
+    def step(carry: Running, block: tuple) -> tuple[Running, None]:
         k, v, here = block
         logits = terms.score(learned, fixed, q, k) + terms.added(learned, fixed, here)
-        higher = jnp.maximum(highest, jnp.max(logits, -1, keepdims=True))
-        p, shrink = jnp.exp(logits - higher), jnp.exp(highest - higher)
-        o = o * shrink + jnp.einsum('BGMS,BGSK->BGMK', p.astype(v.dtype), v)
-        return (higher, total * shrink + jnp.sum(p, -1, keepdims=True), o), None
+        return fold(carry, logits, v), None
 
     start = (jnp.broadcast_to(x, (*q.shape[:3], 1)) for x in terms.before(learned, fixed))
     blocks = (ks, vs, terms.slots(learned, fixed))
@@ -196,29 +188,21 @@ def _backward(terms: _Terms, saved: tuple, do: Array) -> tuple:
     def step(carry: tuple, block: tuple) -> tuple[tuple, tuple]:
         dq, d_learned = carry
         k, v, here = block
-        scores, to_product = jax.vjp(partial(terms.score, learned, fixed), q, k)
-        added, to_learned = jax.vjp(lambda x: terms.added(x, fixed, here), learned)
-        p = jnp.exp(scores + added - highest) / total
-        dv = jnp.einsum('BGMK,BGMS->BGKS', do, p.astype(do.dtype)).swapaxes(2, 3)
-        dp = jnp.einsum('BGMK,BGSK->BGMS', do, v).astype(jnp.float32)
-        d = p * (dp - shift)
-        more_q, dk = to_product(d)
-        d_learned = jax.tree.map(jnp.add, d_learned, to_learned(_sum_to(d, added.shape))[0])
+        more_q, dk, dv, more = gradients(
+            partial(terms.score, learned, fixed),
+            lambda x: terms.added(x, fixed, here),
+            learned,
+            (q, k, v),
+            (do, shift, highest, total),
+        )
+        d_learned = jax.tree.map(jnp.add, d_learned, more)
         return (dq + more_q, d_learned), (dk, dv)
 
     first = (jnp.zeros(q.shape, jnp.float32), jax.tree.map(jnp.zeros_like, learned))
     blocks = (ks, vs, terms.slots(learned, fixed))
     (dq, d_learned), (dk, dv) = jax.lax.scan(step, first, blocks)
-    # What the sum held before any key pulls the output towards 0.
-    (before, sums), to_learned = jax.vjp(lambda x: terms.before(x, fixed), learned)
-    pull = -jnp.sum(sums * jnp.exp(before - highest) / total * shift, 0, keepdims=True)
-    (more,) = to_learned((pull, jnp.zeros_like(pull)))
+    more = gradients_before(partial(terms.before, fixed=fixed), learned, shift, highest, total)
     return dq.astype(q.dtype), dk, dv, jax.tree.map(jnp.add, d_learned, more), None
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
-    """Sums `x` over the dims that broadcasting stretched."""
-    return jnp.sum(x, axis=[i for i, n in enumerate(shape) if n < x.shape[i]], keepdims=True)

@@ -70,6 +70,8 @@ class Cudnn(Fused):
     def refusal(self, request: Request) -> str:
         if request.platform != 'gpu':
             return f'cuDNN needs a GPU, this is {request.platform}'
+        if request.split_rows:
+            return "cuDNN needs whole rows, and sharding.rules split them; use 'ring'"
         if request.dtype not in ('bfloat16', 'float16'):
             return f'cuDNN needs bfloat16 or float16, model.dtype is {request.dtype}'
         if request.head_dim % 8 or request.head_dim > 128:

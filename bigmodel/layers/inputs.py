@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from bigmodel.errors import UserError
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Embed, Linear
+from bigmodel.sharding import into_branch
 from bigmodel.specs import POSITIVE
 
 
@@ -100,7 +101,8 @@ class Tokens(Inputs):
     ) -> tuple[Float[Array, 'B L D'], Int[Array, 'P L'] | None]:
         if hidden_BRC is not None:
             self.check_hidden(1, 1)
-        x_BLD = self.tokens(inputs)
+        # A table that is split by tokens is read for whole rows: no device has all of the table.
+        x_BLD = into_branch(self.tokens(inputs))
         if self.scale:
             x_BLD = x_BLD * jnp.sqrt(self.width).astype(x_BLD.dtype)
         return x_BLD, positions_BL

@@ -19,7 +19,8 @@ class Request:
     """What a model asks of its kernel; `weights` is a part of WEIGHTS.
 
     `given_bias`: the bias is there before the kernel runs, whole, and not evaluated by blocks.
-    `head_dim` is the width of the heads that the kernel sees.
+    `head_dim` is the width of the heads that the kernel sees. `split_rows`: no device has a whole
+    row.
     """
 
     mask: Mask
@@ -30,6 +31,7 @@ class Request:
     weights: Weighting = SOFTMAX
     given_bias: bool = False
     head_dim: int = 64
+    split_rows: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

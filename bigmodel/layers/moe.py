@@ -16,7 +16,7 @@ from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import ExpertWeight, Linear
 from bigmodel.layers.losses import add_loss, report
 from bigmodel.layers.products import contract_each, contract_groups
-from bigmodel.sharding import by_rows
+from bigmodel.sharding import by_rows, exchange
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
 Tokens = Float[Array, 'B L D']
@@ -34,6 +34,11 @@ class Mixture(FeedForward):
     `router_z`·log²Σexp of the router's logits, as a mean over all tokens, also padding, is added to
     the loss (Zoph et al. 2022).
     """
+
+    # The leading axes of tokens that are served together: a row, or each token by itself.
+    together = ('batch',)
+    # Whether tokens travel to experts on other devices; else those experts' weights come here.
+    travels = True
 
     activation: str = 'silu'
     experts: Annotated[int, POSITIVE] = 8
@@ -66,7 +71,10 @@ class Mixture(FeedForward):
         each = math.ceil(gated_hidden(width) / (self.met() + self.shared))
         hidden = self.hidden or -(-each // 8) * 8
         matrices = self._matrices(width, hidden)
-        y_BLD = by_rows(self.serve, matrices, x_BLD, *self.route(self._router(x_BLD)))
+        parts = ('experts',) if self.travels else ()
+        routed = self.route(self._router(x_BLD))
+        how = {'split': self.together, 'parts': parts}
+        y_BLD = by_rows(self.serve, matrices, x_BLD, *routed, **how)
         y_BLD = y_BLD.astype(self.dtype)
         if self.shared:
             shared = (self.activation, self.shared * hidden, False, 0.0, self.init, self.dtype)
@@ -83,7 +91,7 @@ class Mixture(FeedForward):
     def _router(self, x_BLD: Tokens) -> Scores:
         """The probability of each expert."""
         # In float32: bfloat16's rounding swaps experts (Fedus et al. 2021, §2.4).
-        router = Linear((self.experts,), ('embed',), ('experts',), init=self.init, name='router')
+        router = Linear((self.experts,), ('embed',), ('choices',), init=self.init, name='router')
         logits_BLE = router(x_BLD.astype(jnp.float32))
         if self.router_z:
             z = jnp.mean(jax.nn.logsumexp(logits_BLE, -1) ** 2)
@@ -100,6 +108,15 @@ class Mixture(FeedForward):
         hidden = activation(self.activation)(product(x, gate)) * product(x, up)
         return product(hidden, out)
 
+    @nn.nowrap
+    def _served(
+        self, x_BEPD: Float[Array, 'B N P D'], matrices: Matrices
+    ) -> Float[Array, 'B N P D']:
+        """What every expert makes of its places, on the device that has the expert."""
+        x_BEPD = exchange(x_BEPD.astype(self.dtype), 'experts', split=1, join=0)
+        y_BEPD = self._experts(x_BEPD, matrices, contract_each)
+        return exchange(y_BEPD, 'experts', split=0, join=1)
+
 
 class MoE(Mixture):
     """Σ g_e·FFN_e(x) over the `top_k` experts of largest softmax(W_r·x) (Shazeer et al. 2017).
@@ -113,6 +130,9 @@ class MoE(Mixture):
     choice alone; its gradient is so much times the load minus the mean load, which moves no other
     weight (Wang et al. 2024; goes with `balance=0`). `hidden`, `shared`, `router_z`: see `Mixture`.
     """
+
+    together = ('batch', 'inner_length')
+    travels = False
 
     top_k: Annotated[int, POSITIVE] = 2
     balance: Annotated[float, NOT_NEGATIVE] = 0.01
@@ -129,12 +149,12 @@ class MoE(Mixture):
 
     def route(self, probability_BLE: Scores) -> tuple[Where, Gates]:
         """The experts of each token, B×L×C."""
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('experts',))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('choices',))
         score_BLE, bias_E = probability_BLE, None
         if self.choice_bias:
             bias_E = self.param('choice_bias', zeros, (self.experts,))
             score_BLE = score_BLE + bias_E
-        choice_BLC = _best(score_BLE, self.top_k)
+        choice_BLC = _best(score_BLE, self.top_k, ('batch', 'inner_length'))
         gate_BLC = jnp.take_along_axis(probability_BLE, choice_BLC, -1)
         if self.top_k > 1:
             gate_BLC = gate_BLC / jnp.sum(gate_BLC, -1, keepdims=True)
@@ -174,6 +194,9 @@ class Switch(MoE):
     decoding, one token at a time, drops none. `dropped`, the share of choices, is reported.
     """
 
+    together = ('batch',)
+    travels = True
+
     top_k: Annotated[int, POSITIVE] = 1
     capacity: Annotated[float, POSITIVE] = 1.25
 
@@ -210,7 +233,7 @@ class Switch(MoE):
 
         place_BN = where.reshape(B, -1)
         x_BEPD = jax.vmap(put)(x_BND, place_BN).reshape(B, E, P, D)
-        y_BMD = self._experts(x_BEPD, matrices, contract_each).reshape(B, E * P, D)
+        y_BMD = self._served(x_BEPD, matrices).reshape(B, E * P, D)
         y_BLCD = jax.vmap(take)(y_BMD, place_BN).reshape(B, L, -1, D)
         return jnp.einsum('blcd,blc->bld', y_BLCD.astype(jnp.float32), gate)
 
@@ -245,7 +268,7 @@ class ExpertChoice(Mixture):
         length = probability_BLE.shape[1]
         places = math.ceil(self.capacity * length / self.experts)
         probability_BEL = probability_BLE.swapaxes(1, 2)
-        token_BEP = _best(probability_BEL, places)
+        token_BEP = _best(probability_BEL, places, ('batch',))
         gate_BEP = jnp.take_along_axis(probability_BEL, token_BEP, -1)
         served_BL = jnp.any(jax.nn.one_hot(token_BEP, length, dtype=bool), (1, 2))
         report(self, 'unserved', 1 - jnp.mean(served_BL))
@@ -254,14 +277,14 @@ class ExpertChoice(Mixture):
     @nn.nowrap
     def serve(self, matrices: Matrices, x_BLD: Tokens, where: Where, gate: Gates) -> Tokens:
         x_BEPD = jax.vmap(lambda x_LD, token_EP: x_LD[token_EP])(x_BLD, where)
-        y_BEPD = self._experts(x_BEPD, matrices, contract_each) * gate[..., None]
+        y_BEPD = self._served(x_BEPD, matrices) * gate[..., None]
         empty_LD = jnp.zeros(x_BLD.shape[1:], jnp.float32)
         return jax.vmap(lambda token, y: empty_LD.at[token].add(y))(where, y_BEPD)
 
 
-def _best(score: Float[Array, 'B N M'], count: int) -> Int[Array, 'B N C']:
-    """Which of the last dim's entries are largest."""
-    return by_rows(lambda _, x: jax.lax.top_k(x, count)[1], (), score)
+def _best(score: Float[Array, 'B N M'], count: int, split: tuple[str, ...]) -> Int[Array, 'B N C']:
+    """Which of the last dim's entries are largest; `split` are the axes of the leading dims."""
+    return by_rows(lambda _, x: jax.lax.top_k(x, count)[1], (), score, split=split)
 
 
 def _permuted(x_ND: Float[Array, 'N D'], order_N: Int[Array, ' N']) -> Float[Array, 'N D']:

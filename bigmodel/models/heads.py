@@ -15,7 +15,7 @@ from bigmodel.layers.inputs import Inputs
 from bigmodel.layers.kernel import MASKED
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.norms import NORMS
-from bigmodel.sharding import constrain
+from bigmodel.sharding import constrain, into_branch
 from bigmodel.specs import bind, make
 
 Outputs = Array | tuple[Array, ...]  # of one head, or of each of several
@@ -48,6 +48,7 @@ class LMHead(nn.Module):
         return self._hide_padding(self._products(x_BLD, inputs))
 
     def _products(self, x_BLD: Array, inputs: Inputs) -> Float[Array, 'B L V']:
+        x_BLD = into_branch(x_BLD)
         if self.tied:
             logits = inputs.attend(x_BLD)
         else:
@@ -55,7 +56,7 @@ class LMHead(nn.Module):
             logits = Linear((self.vocab_size,), ('embed',), ('vocab',), *rest, name='out')(x_BLD)
         scale = self.logit_scale / (math.sqrt(x_BLD.shape[-1]) if self.scale else 1)
         logits = scale * logits.astype(jnp.float32)
-        return constrain(logits, 'batch', 'length', 'vocab')
+        return constrain(logits, 'batch', 'inner_length', 'vocab')
 
     def _hide_padding(self, logits: Array) -> Float[Array, 'B L V']:
         if self.num_ids == self.vocab_size:

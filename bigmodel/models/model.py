@@ -230,7 +230,7 @@ def _head(model: ConfigDict, num_labels: int, known: Mapping[str, Any]) -> Calla
     return head
 
 
-def kernel_name(model: ConfigDict, platform: str) -> str:
+def kernel_name(model: ConfigDict, platform: str, choose: Choose = choose) -> str:
     """The kernels that `build_model` takes, for the log and `run.json`."""
     layers, encoder = _all_layers(model, _known(model, 0, 0, platform), platform, choose)
     return kernel_names(layers + encoder)
@@ -305,9 +305,11 @@ def apply_cached(
     """
     variables = {'params': model.adapter.merge(params)}
     variables |= {} if cache is None else {'cache': cache}
-    outputs, updated = model.apply(
-        variables, tokens, positions, segments, cache_length, source, prefix, mutable=['cache']
-    )
+    rest = (cache_length, source, prefix)
+    with sharding.whole_rows():
+        outputs, updated = model.apply(
+            variables, tokens, positions, segments, *rest, mutable=['cache']
+        )
     return outputs, updated['cache']
 
 

@@ -13,7 +13,7 @@ from bigmodel import devices
 from bigmodel.errors import UserError
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.kernel import Kernel, Request
-from bigmodel.layers.kernels import choose
+from bigmodel.layers.kernels import choose_for
 from bigmodel.layers.masks import Mask
 from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import PLAIN, Weights
@@ -40,7 +40,7 @@ def check_kernels(setup: Setup, params: Any, companions: Any = EMPTY) -> dict[st
             worst[key] = max(float(error), worst[key])
 
     def compared(spec: str, request: Request) -> tuple[str, Kernel]:
-        name, kernel = choose(spec, request)
+        name, kernel = choose_for(setup.sharding.splits_rows)(spec, request)
         return name, kernel if type(kernel) is Reference else Compared(name, kernel, report)
 
     config = setup.config.copy_and_resolve_references()

@@ -12,7 +12,7 @@ from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import Data, open_data
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.errors import UserError
-from bigmodel.layers.kernels import Choose, choose
+from bigmodel.layers.kernels import Choose, choose, choose_for
 from bigmodel.models import presets
 from bigmodel.models.counts import flops_per_row
 from bigmodel.models.heads import heads_of
@@ -239,7 +239,8 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     labels = task.labelled or any(h.predicts != 'tokens' for h in heads_of(config.model.head))
     if data is None and (labels or not config.model.vocab_size):
         data = _open(config, task, 'train', None, shuffle=True)
-    model = model_of(config, task, data, platform)
+    choose = choose_for(sharding.splits_rows)
+    model = model_of(config, task, data, platform, choose)
     if data:
         check_inputs(config, task, model, data)
     boxed = abstract_params(model)
@@ -252,7 +253,7 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
     )
     # Placed once: a step would send them to every device again.
     hparams = jax.device_put(hparams, sharding.replicated())
-    kernel = kernel_name(config.model, platform)
+    kernel = kernel_name(config.model, platform, choose)
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
     check_masks(config, task, model)
     check_head(config, task, model, abstract.params)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel import params as params_lib
+from bigmodel import sharding as sharding_lib
 from bigmodel.models.model import Model, init_params
 from bigmodel.sharding import Sharding, is_box
 from bigmodel.training.optimizers import HParams, Optimizer
@@ -51,14 +52,27 @@ def abstract_state(boxed: Any, optimizer: Optimizer, hparams: HParams) -> State:
     return State(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state)
 
 
+def place_gradients(model: Model, grads: Any) -> Any:
+    """Gradients of parameters of `model`, split where rules split gradients alone (ZeRO-2)."""
+    active = sharding_lib.active()
+    if active is None or not any(axis.startswith('gradients/') for axis in active.rules):
+        return grads
+    places = params_lib.flatten(active.of_params(abstract_params(model), 'gradients'))
+
+    def place(path: Any, grad: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(grad, places[params_lib.path_of(path)])
+
+    return jax.tree_util.tree_map_with_path(place, grads)
+
+
 def state_sharding(sharding: Sharding, boxed: Any, abstract: State) -> State:
-    """Parameters by their axes; optimizer moments like their parameter; the rest on every device.
+    """Parameters by their axes, and so are optimizer moments; the rest is on every device.
 
     A moment is recognised by its path, which ends in the parameter's, and by its shape, where it
     may have fewer layers.
     """
     params = sharding.of_params(boxed)
-    places = params_lib.flatten(params)
+    places = params_lib.flatten(sharding.of_params(boxed, 'moments'))
     layer = {}  # shape of one layer's
     for path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
         stacked = box.names[:1] == ('layers',)

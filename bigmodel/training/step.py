@@ -14,7 +14,7 @@ from bigmodel.models.model import Model, apply, apply_with_losses
 from bigmodel.sharding import constrain
 from bigmodel.tasks.task import Batch, BoundModel, Judged, ModelFn, Objective
 from bigmodel.training.optimizers import HParams, Optimizer
-from bigmodel.training.state import State
+from bigmodel.training.state import State, place_gradients
 
 # (params, batch, dropout_key, companions={}) -> (total loss, metrics)
 LossFn = Callable[..., tuple[jax.Array, Metrics]]
@@ -42,7 +42,8 @@ def make_train_step(
 
         # Of the trained part alone: frozen parameters have no gradient to keep or to sum.
         part = optimizer.selection.part(state.params)
-        grads, metrics = gradients(loss_fn, part, batch, key, accumulate)
+        place = partial(place_gradients, model)
+        grads, metrics = gradients(loss_fn, part, batch, key, accumulate, place)
         params, opt_state = optimizer.update(
             grads, state.opt_state, state.params, state.step, hparams
         )
@@ -120,10 +121,22 @@ def _frozen(model: Model, params: Any) -> ModelFn:
 
 
 def gradients(
-    loss_fn: LossFn, params: Any, batch: Batch, key: jax.Array | None, accumulate: int
+    loss_fn: LossFn,
+    params: Any,
+    batch: Batch,
+    key: jax.Array | None,
+    accumulate: int,
+    place: Callable[[Any], Any] = lambda grads: grads,
 ) -> tuple[Any, Metrics]:
-    """The gradient of the batch's mean loss, exact for any padding and accumulation."""
-    grad_fn = jax.grad(loss_fn, has_aux=True)
+    """The gradient of the batch's mean loss, exact for any padding and accumulation.
+
+    `place` splits the gradients of each microbatch over devices.
+    """
+
+    def grad_fn(*args: Any) -> tuple[Any, Metrics]:
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(*args)
+        return place(grads), metrics
+
     if accumulate == 1:
         grads, metrics = grad_fn(params, batch, key)
     else:

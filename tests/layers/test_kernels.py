@@ -263,4 +263,4 @@ def test_kernels_without_dropout_never_skip_it_silently(kernel: Kernel) -> None:
 def test_every_kernel_is_held_here_or_in_a_test_of_its_own() -> None:
     """cuDNN needs a GPU: here it is held to what it refuses, and `model.check_kernel` is there."""
     assert set(KERNELS) == {*CPU_KERNELS, 'cudnn', 'splash'}
-    assert set(CPU_KERNELS) == {'reference', 'fused', 'blockwise'}
+    assert set(CPU_KERNELS) == {'reference', 'fused', 'blockwise', 'ring'}
