@@ -46,4 +46,4 @@ def sweep(arg: str = '') -> Sweep:
         [{'name': arm['model.mixer'], 'model.position': 'none', **arm} for arm in alone],
         {'name': 'hybrid', 'model.pattern': HYBRID},
     )
-    return Sweep(arms, baseline='attention-rope', metric='validation/accuracy')
+    return Sweep(arms, seeds=(0, 1, 2), baseline='attention-rope', metric='validation/accuracy')

@@ -2,9 +2,11 @@
 
     python launch.py sweep --config=experiments/ablations/search.py
 
-Not run yet. Random search of 16 arms beside the quickstart's own values; after 60 and 180 steps
-what is not among the best third of those that have come as far is ended. One seed: the winner is a
-candidate, to be compared with the quickstart over seeds.
+No better ones than it has, as far as one seed tells: 1.295 nats at a rate of 7.1e-3, a decay of
+0.149 and 10 steps of warm-up, against its own 1.303. Random search of 16 arms beside the
+quickstart's own values; after 60 and 180 steps what is not among the best third of those that have
+come as far is ended, as the other 15 were. About 4 minutes by one worker on two shared cores. The
+winner of a search is a candidate, to be compared over seeds.
 """
 
 from ml_collections import ConfigDict

@@ -53,7 +53,7 @@ def test_only_the_first_of_a_program_takes_time_to_compile(swept) -> None:
     _, sweep = swept
     jobs = [Job('learning_rate=0.001', 0), Job('learning_rate=0.01', 0)]
     began = time.monotonic()
-    worker.work(sweep, jobs, 0, 1)
+    Worker(sweep, 0, 1).work(jobs)
     wall = time.monotonic() - began
     first, second = (sweep.state(job).result for job in jobs)
     assert first['compile_seconds'] > 3 * second['compile_seconds']
