@@ -74,6 +74,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
     finally:
         subprocess.run(['scancel', '--user=root'], check=False, timeout=30)
+        until = time.monotonic() + 90  # nobody else would end what is still running
+        while said('squeue', '-h').strip() and time.monotonic() < until:
+            time.sleep(0.3)
         for name in ('slurmd', 'slurmctld', 'munged'):
             if (folder / f'{name}.pid').exists():
                 os.kill(int((folder / f'{name}.pid').read_text()), signal.SIGTERM)
