@@ -136,7 +136,9 @@ def into_branch(x_BLD: jax.Array) -> jax.Array:
 
 def from_branch(x_BLD: jax.Array) -> jax.Array:
     """What a branch of a block adds, split as what lies between branches."""
-    return constrain(x_BLD, 'batch', 'length', 'features') if _gathers() else x_BLD
+    # First as it is inside: of a product whose rows are split over the axis that splits its terms,
+    # XLA would split neither.
+    return constrain(into_branch(x_BLD), 'batch', 'length', 'features') if _gathers() else x_BLD
 
 
 def _gathers() -> bool:

@@ -74,7 +74,7 @@ JOINED = {
 
 @dataclasses.dataclass
 class Step:
-    """One compiled step: its loss, AdamW's first moments (a tenth of the gradients), the program."""
+    """A compiled step: its loss, first moments (a tenth of the gradients) and program."""
 
     loss: float
     moments: Any
@@ -113,7 +113,7 @@ def step(sharding: Sharding, accumulate: int = 1, **model: Any) -> Step:
         state, rows = jax.device_put(state, places), put_batch(batch(), sharding)
         compiled = run.lower(state, rows, hparams).compile()
         state, metrics = compiled(state, rows, hparams)
-    return Step(metrics['loss'].value(), state.opt_state[0].mu, compiled.as_text())
+    return Step(metrics['loss'].value(), state.opt_state.mu, compiled.as_text())
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import ExpertWeight, Linear
 from bigmodel.layers.losses import add_loss, report
 from bigmodel.layers.products import contract_each, contract_groups
-from bigmodel.sharding import by_rows, exchange
+from bigmodel.sharding import by_rows, exchange, into_branch
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
 Tokens = Float[Array, 'B L D']
@@ -92,7 +92,7 @@ class Mixture(FeedForward):
         """The probability of each expert."""
         # In float32: bfloat16's rounding swaps experts (Fedus et al. 2021, §2.4).
         router = Linear((self.experts,), ('embed',), ('choices',), init=self.init, name='router')
-        logits_BLE = router(x_BLD.astype(jnp.float32))
+        logits_BLE = into_branch(router(x_BLD.astype(jnp.float32)))
         if self.router_z:
             z = jnp.mean(jax.nn.logsumexp(logits_BLE, -1) ** 2)
             add_loss(self, 'router_z', self.router_z * z)
