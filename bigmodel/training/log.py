@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from bigmodel import hosts
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, values
 from bigmodel.training.console import Progress, evaluation_line
@@ -19,10 +20,12 @@ class Log:
 
     def __init__(self, setup: Setup, run: RunDir, start: int, elapsed: float) -> None:
         self._setup, self._start = setup, start
-        self._writers = (
-            JsonlWriter(run.metrics, start),
-            TensorBoardWriter(run.tensorboard, start),
-        )
+        self._writers: tuple[JsonlWriter | TensorBoardWriter, ...] = ()
+        if hosts.is_first():
+            self._writers = (
+                JsonlWriter(run.metrics, start),
+                TensorBoardWriter(run.tensorboard, start),
+            )
         config = setup.config
         self._progress = Progress(config.num_steps, start, setup.tokens_per_step, config.log_every)
         self._pending: tuple[int, Metrics] | None = None

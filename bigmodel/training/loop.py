@@ -1,5 +1,6 @@
 """The loop: a list of stages in a fixed order."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 
+from bigmodel import hosts
 from bigmodel.data.pipeline import prefetch
 from bigmodel.tasks.by_source import by_source
 from bigmodel.training.batches import put_batch
@@ -16,7 +18,7 @@ from bigmodel.training.console import print_plan
 from bigmodel.training.evaluate import open_evaluations
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.log import Log
-from bigmodel.training.progress import watched
+from bigmodel.training.progress import Best, watched
 from bigmodel.training.result import result_of
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
@@ -40,7 +42,7 @@ def train(
     Raises Interrupted when SIGINT or SIGTERM asked to stop, after saving.
     """
     config = setup.config
-    with setup.sharding.active(), catch_signals() as stop:
+    with setup.sharding.active(), catch_signals() as caught:
         # 1. Splits that evaluations read, so that a mistake shows before anything is written.
         best = watched(config.checkpoint.best, config.evals, 'checkpoint.best', patience=False)
         patient = watched(config.stop_early, config.evals, 'stop_early', patience=True)
@@ -50,11 +52,12 @@ def train(
 
         # 2. The run directory.
         run.create(setup)
+        hosts.check_alike(_facts(setup))
         checkpoints = Checkpoints(
             run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every
         )
-        start = checkpoints.latest() or 0
-        print_plan(setup, str(run.path), start)
+        start = hosts.from_first(checkpoints.latest) or 0
+        print_plan(setup, str(run.path), start, hosts.from_first(run.moved))
 
         # 3. The state, and the programs. A checkpoint is read first, because it may be damaged; an
         # initial state is made while the step compiles.
@@ -63,7 +66,8 @@ def train(
         state, train_step, _ = compile_beside(setup, make_state)
 
         if config.model.check_kernel:
-            report = check_kernels(setup, state.params, state.companions)
+            found = check_kernels(setup, state.params, state.companions)
+            report = hosts.from_first(lambda: found)
             run.add(kernel_check=report)
             print(f'{"checked":>9}  {summary(report)}', flush=True)
             require(report)
@@ -81,15 +85,17 @@ def train(
                 gzip = evaluations[name].data.store.gzip_bits_per_byte
                 log.evaluation(step, name, values, gzip)
 
-        def reason() -> str:
-            return patient.reason_to_stop(run.metrics) or reason_to_stop(run)
+        def decide() -> tuple[Best, str]:
+            # Read back, so that a run that was killed decides as one that was not.
+            ended = patient.reason_to_stop(run.metrics) or reason_to_stop(run)
+            return best.best(run.metrics), ended
 
-        # Read back, so that a run that was killed decides as one that was not.
-        found, ended = best.best(run.metrics), reason()
+        found, ended = _agreed(decide)
+        stop = hosts.Stop(caught)
 
         # 5. Steps. The host reads the metrics of a step while the device runs the next.
         batches = prefetch(setup.data.batches, start, start if ended else config.num_steps)
-        step = start
+        step, stopped = start, False
         for step, batch in enumerate(batches, start + 1):
             state, metrics = train_step(state, put_batch(batch, setup.sharding), setup.hparams)
             log.step(step, metrics)
@@ -97,26 +103,45 @@ def train(
             due = [n for n, e in config.evals.items() if step % e.every == 0 or last]
             evaluate_due(step, due)
             if due:
-                found, ended = best.best(run.metrics), reason()
-            is_best = found.step == step
-            if step % config.checkpoint.every == 0 or last or stop or ended or is_best:
+                found, ended = _agreed(decide)
+            is_best, stopped = found.step == step, stop.after(step)
+            if step % config.checkpoint.every == 0 or last or stopped or ended or is_best:
                 log.flush()
                 checkpoints.save(step, setup.saved(state), found.step)
-            if stop or ended:
+            if stopped or ended:
                 break
 
         # 6. The end: wait for the last checkpoint, then say what came out.
         batches.close()
         checkpoints.close()
         log.close()
-        if stop:
-            raise Interrupted(stop[0], step)
-        draw_loss(run.metrics, run.loss, config.name)
-        result = result_of(setup, run, log, step)
+        if stopped:
+            raise Interrupted(stop.signum, step)
+        if hosts.is_first():
+            draw_loss(run.metrics, run.loss, config.name)
+        result = hosts.from_first(lambda: result_of(setup, run, log, step))
         result |= {'best': best.told(found), 'stopped_early': ended}
-        if stop:  # came meanwhile, and is for whatever would follow
-            raise Interrupted(stop[0], step)
+        signum = stop.at_end()
+        if signum:  # came meanwhile, and is for whatever would follow
+            raise Interrupted(signum, step)
         return state, result
+
+
+def _agreed(decide: Callable[[], tuple[Best, str]]) -> tuple[Best, str]:
+    """What the first host reads from its files, which others see later."""
+
+    def told() -> tuple[tuple, str]:
+        best, ended = decide()
+        return dataclasses.astuple(best), ended
+
+    best, ended = hosts.from_first(told)
+    return Best(*best), ended
+
+
+def _facts(setup: Setup) -> dict[str, Any]:
+    """What must be the same on all hosts, beside the config and the code."""
+    kinds = sorted({d.device_kind for d in jax.local_devices()})
+    return {'data': setup.data.fingerprint, 'kernel': setup.kernel, 'devices': ', '.join(kinds)}
 
 
 def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State, Any, float]:

@@ -7,23 +7,17 @@ tensorboard/
 import dataclasses
 import json
 import pathlib
-import platform
 import subprocess
 import sys
 import time
-from importlib import metadata
 from typing import Any
 
-import jax
-
 from bigmodel import config as config_lib
-from bigmodel import devices
+from bigmodel import devices, hosts
 from bigmodel.config import ConfigDict
 from bigmodel.data.atomic import write_json, write_text
 from bigmodel.errors import UserError
 from bigmodel.training.setup import Setup
-
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 class RunDir:
@@ -59,8 +53,9 @@ class RunDir:
             )
 
     def add(self, **entries: Any) -> None:
-        """Writes more entries into `run.json`."""
-        write_json(self.run, json.loads(self.run.read_text()) | entries)
+        """Writes more entries into `run.json`, on the first host."""
+        if hosts.is_first():
+            write_json(self.run, json.loads(self.run.read_text()) | entries)
 
     def finished(self) -> dict[str, Any] | None:
         """The result of a run that has ended, or None."""
@@ -74,8 +69,25 @@ class RunDir:
     def create(self, setup: Setup) -> None:
         """Writes what is known before the first step; of a run that goes on, it stays as it was.
 
-        Raises UserError when the data, a companion or a base is no longer what the run began with.
+        The first host does. Raises UserError where another one does not see what it wrote.
         """
+        hosts.from_first(lambda: self._create(setup))
+        if not all(hosts.gather(self.run.exists())):
+            raise UserError(
+                f'--workdir={self.path} is not the same folder on all hosts; give one on a file '
+                f'system that they share'
+            )
+
+    def moved(self) -> str:
+        """Says when a run goes on with another number of hosts than before, or ''; records it."""
+        before, now = json.loads(self.run.read_text())['hosts'], hosts.count()
+        if before == now:
+            return ''
+        self.add(hosts=now)
+        return f'on {now} hosts, {before} before'
+
+    def _create(self, setup: Setup) -> None:
+        """Raises UserError when the data, a companion or a base is no longer what the run began with."""
         if self.run.exists():
             there = json.loads(self.run.read_text())
             began = there['data_fingerprint']
@@ -114,10 +126,9 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'command': ' '.join(sys.argv),
         'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
         'git': _git_state(),
-        'versions': {'python': platform.python_version()}
-        | {name: metadata.version(name) for name in PACKAGES},
+        'versions': hosts.versions(),
         'devices': devices.describe(),
-        'hosts': jax.process_count(),
+        'hosts': hosts.count(),
         'mesh': dict(setup.sharding.mesh.shape),
         'kernel': setup.kernel,
         'flops_per_token': setup.flops_per_token,
