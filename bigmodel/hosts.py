@@ -225,8 +225,13 @@ def _arguments(coordinator: str, num_hosts: int, host: int) -> dict[str, Any] | 
         ) == {'1'}
         method = 'slurm' if tasks > 1 else 'ompi'
         return {'cluster_detection_method': method} | ({'local_device_ids': []} if alone else {})
-    pod = any(',' in environ.get(n, '') for n in ('TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES'))
-    if pod or 'MEGASCALE_COORDINATOR_ADDRESS' in environ or glob.glob('/dev/accel[0-9]*'):
+    # Without a pod libtpu puts a warning, in words, there, which processes inherit.
+    lists = (environ.get(n, '') for n in ('TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES'))
+    if (
+        any(',' in hosts and ' ' not in hosts for hosts in lists)
+        or 'MEGASCALE_COORDINATOR_ADDRESS' in environ
+        or glob.glob('/dev/accel[0-9]*')
+    ):
         return {}  # of one host too: only the machine's metadata say how many there are
     return None
 
@@ -241,7 +246,7 @@ def _initialize(arguments: dict[str, Any]) -> tuple[Any, int, int]:
             **arguments,
             initialization_timeout=START_SECONDS,
             # Only for what the Watch does not see: it is slower, and its message is JAX's.
-            heartbeat_timeout_seconds=50,
+            heartbeat_timeout_seconds=55,
         )
     except (ValueError, RuntimeError) as e:
         raise UserError(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SILENCE = 30.0  # seconds without a sign of life after which a host counts as dead
+SILENCE = 20.0  # seconds without a sign of life after which a host counts as dead
 EVERY = 1.0
 ALIVE, ENDED = 'bigmodel/alive', 'bigmodel/ended'
 # Speaks when its standard input ends without a farewell: the process that held it has died.
@@ -63,10 +63,9 @@ class Watch:
         self._quietly(lambda: self._client.key_value_set(f'{ENDED}/{self._index}', reason))
         time.sleep(3 * EVERY)
 
-    def lost(self) -> str:
-        """Waits until it is known which other host was lost; '' when none was."""
-        self._thread.join(SILENCE + 5)
-        return ''
+    def lost(self) -> None:
+        """Waits as long as it may take to find that another host was lost, which ends this one."""
+        self._thread.join(SILENCE + 25)
 
     def _work(self) -> None:
         count = 0
@@ -99,7 +98,8 @@ class Watch:
 
     def _end(self, reason: str) -> None:
         # Perhaps this host fails by itself, of the same mistake: that message is the better one.
-        if self._closed.wait(2 * EVERY):
+        # The first host waits longer: without it JAX aborts the others, whatever they have to say.
+        if self._closed.wait(2 * EVERY * (1 if self._index else 3)):
             return
         print(f'error: {reason}. This host stops too; {AGAIN}', file=sys.stderr, flush=True)
         self._words.goodbye()

@@ -15,9 +15,7 @@ from bigmodel.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `train`."""
-    about = (
-        'ADDRESS:PORT of the first of several hosts; found by itself under SLURM, Open MPI, TPUs'
-    )
+    about = 'ADDRESS:PORT of the first of several hosts; SLURM, Open MPI and TPU pods say it'
     parser.add_argument('--coordinator', default='', help=about)
     parser.add_argument('--num_hosts', type=int, default=0, help='with --coordinator: how many')
     parser.add_argument('--host', type=int, default=-1, help='with --coordinator: which, from 0')

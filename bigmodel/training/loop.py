@@ -57,7 +57,7 @@ def train(
             run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every
         )
         start = hosts.from_first(checkpoints.latest) or 0
-        print_plan(setup, str(run.path), start, hosts.from_first(run.moved))
+        print_plan(setup, str(run.path), start, hosts.from_first(lambda: run.moved(setup)))
 
         # 3. The state, and the programs. A checkpoint is read first, because it may be damaged; an
         # initial state is made while the step compiles.

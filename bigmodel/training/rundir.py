@@ -36,7 +36,10 @@ class RunDir:
         self.tensorboard = path / 'tensorboard'
 
     def check(self, config: ConfigDict) -> None:
-        """Raises UserError when the directory holds a run of another config; changes nothing."""
+        """Raises UserError when the directory holds a run of another config; changes nothing.
+
+        A run may go on elsewhere, with another `sharding`: its numbers are the same up to rounding.
+        """
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -46,6 +49,7 @@ class RunDir:
                 raise UserError(f'--workdir={self.path} is not empty and holds no run')
             return
         changes = config_lib.diff(config_lib.read_json(self.config), config)
+        changes = [change for change in changes if not change.startswith('sharding.')]
         if changes:
             raise UserError(
                 f'{self.path} holds a run of another config ({"; ".join(changes)}); '
@@ -78,16 +82,17 @@ class RunDir:
                 f'system that they share'
             )
 
-    def moved(self) -> str:
-        """Says when a run goes on with another number of hosts than before, or ''; records it."""
-        before, now = json.loads(self.run.read_text())['hosts'], hosts.count()
-        if before == now:
+    def moved(self, setup: Setup) -> str:
+        """Says where a run goes on, if not where it was, or ''; records it."""
+        there, here = json.loads(self.run.read_text()), _place(setup)
+        if all(there[key] == value for key, value in here.items()):
             return ''
-        self.add(hosts=now)
-        return f'on {now} hosts, {before} before'
+        write_text(self.config, config_lib.to_json(setup.config))
+        self.add(**here)
+        return f'on {_in_words(here)}; before: {_in_words(there)}'
 
     def _create(self, setup: Setup) -> None:
-        """Raises UserError when the data, a companion or a base is no longer what the run began with."""
+        """Raises UserError when data, a companion or a base is not what the run began with."""
         if self.run.exists():
             there = json.loads(self.run.read_text())
             began = there['data_fingerprint']
@@ -127,9 +132,7 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
         'git': _git_state(),
         'versions': hosts.versions(),
-        'devices': devices.describe(),
-        'hosts': hosts.count(),
-        'mesh': dict(setup.sharding.mesh.shape),
+        **_place(setup),
         'kernel': setup.kernel,
         'flops_per_token': setup.flops_per_token,
         **dataclasses.asdict(setup.sizes),
@@ -142,6 +145,17 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'companions': _companions(setup),
         'gzip_bits_per_byte': setup.data.store.gzip_bits_per_byte,
     }
+
+
+def _place(setup: Setup) -> dict[str, Any]:
+    """Where a run computes, which may change when it goes on."""
+    mesh = dict(setup.sharding.mesh.shape)
+    return {'devices': devices.describe(), 'hosts': hosts.count(), 'mesh': mesh}
+
+
+def _in_words(place: dict[str, Any]) -> str:
+    mesh = ', '.join(f'{axis}={n}' for axis, n in place['mesh'].items() if n > 1) or 'one device'
+    return f'{place["hosts"]} hosts, {place["devices"]}, mesh {mesh}'
 
 
 def _mixture(setup: Setup) -> dict[str, dict[str, Any]]:
