@@ -40,7 +40,7 @@ LEVELS = {
     'commands': 9,
 }
 LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'peaks', 'quantities'}
-LEVEL_ZERO |= {'meshes', 'rules', 'sharding', 'specs'}
+LEVEL_ZERO |= {'hosts', 'meshes', 'rules', 'sharding', 'specs', 'watch'}
 
 
 def package(parts: tuple[str, ...]) -> str:

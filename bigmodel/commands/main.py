@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from bigmodel import hosts
 from bigmodel.errors import UserError, nearest
 
 # name -> (one line, example); the module bigmodel.commands.<name> defines run(args) -> exit code
@@ -62,6 +63,16 @@ COMMANDS = {
 
 def main(argv: Sequence[str]) -> int:
     """Runs `launch.py` with these arguments and returns its exit code."""
+    try:
+        code = _main(argv)
+    except Exception:
+        hosts.exit_if_failed(1, traceback.format_exc())
+        raise
+    hosts.exit_if_failed(code)
+    return code
+
+
+def _main(argv: Sequence[str]) -> int:
     try:
         args = parse(argv)
     except UserError as e:

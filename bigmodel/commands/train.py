@@ -6,30 +6,51 @@ import shlex
 import sys
 from typing import Any
 
+from bigmodel import config as config_lib
 from bigmodel.commands.open_run import load_config, workdir
 from bigmodel.config import ConfigDict
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `train`."""
+    about = 'ADDRESS:PORT of the first of several hosts; SLURM, Open MPI and TPU pods say it'
+    parser.add_argument('--coordinator', default='', help=about)
+    parser.add_argument('--num_hosts', type=int, default=0, help='with --coordinator: how many')
+    parser.add_argument('--host', type=int, default=-1, help='with --coordinator: which, from 0')
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains the config; returns an exit code."""
-    from bigmodel import devices
-    from bigmodel.training.setup import resolve
+    from bigmodel import hosts
 
     config = load_config(args)
+    with hosts.joined(args.coordinator, args.num_hosts, args.host):
+        return _run(workdir(args, config), config)
+
+
+def _run(path: pathlib.Path, config: ConfigDict) -> int:
+    from bigmodel import devices, hosts
+    from bigmodel.training.setup import resolve
+
+    keys = config_lib.flatten(config_lib.to_dict(config))
+    facts = {f'config.{key}': value for key, value in keys} | {'--workdir': str(path)}
+    hosts.check_alike({'code': hosts.code(), **hosts.versions(), **facts})
     resolve(config)  # plain numbers are checked before devices are configured with them
-    devices.configure(config.sharding.host_devices, config.data.batch_size // config.accumulate)
-    return _train(workdir(args, config), config)
+    rows = config.data.batch_size // config.accumulate // hosts.count()
+    devices.configure(config.sharding.host_devices, max(rows, 1))
+    return _train(path, config)
 
 
 def _train(path: pathlib.Path, config: ConfigDict) -> int:
+    from bigmodel import hosts
     from bigmodel.inference.run_to_end import run_to_end
     from bigmodel.training.rundir import RunDir
     from bigmodel.training.setup import resolve
     from bigmodel.training.signals import Interrupted
 
     run = RunDir(path)
-    run.check(resolve(config))
-    result = run.finished()
+    hosts.from_first(lambda: run.check(resolve(config)))
+    result = hosts.from_first(run.finished)
     if result is not None:
         print(f'{path} is finished: {_headline(result)}')
         return 0

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from bigmodel.data.draws import Draws
@@ -33,7 +34,8 @@ class Batches:
     `valid` float32 (n,), 0 for the rows that fill up the last one (whose other fields are 0).
     `prepare` is given the rows and random numbers that depend on (seed, place in the sequence): new
     ones in each epoch of training, the same ones in every evaluation, whatever the seed.
-    Raises UserError when the batch does not divide among hosts or a training set is too small.
+    `host_rows` are the places in the global batch of the rows that this host reads (default: all);
+    several hosts may read the same ones. Raises UserError when a training set is too small.
     """
 
     def __init__(
@@ -42,44 +44,40 @@ class Batches:
         batch_size: int,
         seed: int = 0,
         shuffle: bool = True,
-        host_index: int = 0,
-        host_count: int = 1,
+        host_rows: Int[np.ndarray, ' n'] | None = None,
         prepare: Prepare = lambda rows, draws: rows,
         make_order: MakeOrder = ShuffledOrder,
     ) -> None:
-        _check(len(examples), batch_size, shuffle, host_count)
+        _check(len(examples), batch_size, shuffle)
         self.examples, self.batch_size, self.shuffle = examples, batch_size, shuffle
         self.num_rows = len(examples)
         self.num_batches = -(-self.num_rows // batch_size)  # of one epoch
-        self._host_rows = batch_size // host_count
-        self._host_start = host_index * self._host_rows
+        self._host_rows = np.arange(batch_size) if host_rows is None else host_rows
         self._order = make_order(self.num_rows, seed)
         self._prepare, self._key = prepare, mix(np.array([seed * shuffle, shuffle], np.uint64))
 
     def __call__(self, step: int) -> Batch:
-        """Global step -> this host's rows, `batch_size / host_count` of them."""
-        start = step * self.batch_size + self._host_start
+        """Global step -> this host's rows."""
+        places = step * self.batch_size + self._host_rows
         if self.shuffle:
-            return self._take(self._order(start, self._host_rows), start)
+            return self._take(self.indices(step), places)
         if not 0 <= step < self.num_batches:
             raise IndexError(f'batch {step} of {self.num_batches}')
-        rows = start + np.arange(self._host_rows)
-        valid = rows < self.num_rows
-        batch = self._take(np.minimum(rows, self.num_rows - 1), start)
+        valid = places < self.num_rows
+        batch = self._take(np.minimum(places, self.num_rows - 1), places)
         if not valid.all():
             batch = {k: _zero_rows(v, ~valid) for k, v in batch.items()}
         return batch | {'valid': valid.astype(np.float32)}
 
-    def _take(self, rows: np.ndarray, start: int) -> Batch:
-        places = np.arange(start, start + len(rows), dtype=np.uint64)
-        keys = mix(self._key[0] ^ mix(self._key[1] ^ places))
+    def _take(self, rows: np.ndarray, places: np.ndarray) -> Batch:
+        keys = mix(self._key[0] ^ mix(self._key[1] ^ places.astype(np.uint64)))
         found = self.examples.take(rows)
         origin = {ORIGIN: found.pop(ORIGIN)} if ORIGIN in found else {}
         return self._prepare(found, Draws(keys)) | origin
 
     def indices(self, step: int) -> np.ndarray:
         """Training only: the row numbers behind `batches(step)`."""
-        return self._order(step * self.batch_size + self._host_start, self._host_rows)
+        return self._order(step * self.batch_size, self.batch_size)[self._host_rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +123,7 @@ def open_data(
     labelled: bool = False,
     some_unlabelled: bool = False,
     tokenizer: Tokenizer | None = None,
-    host_index: int = 0,
-    host_count: int = 1,
+    host_rows: Int[np.ndarray, ' n'] | None = None,
     prepare: Callable[[Batch, Draws, Tokenizer], Batch] = lambda rows, draws, tokenizer: rows,
 ) -> Data:
     """Opens a split (preparing it when needed) as batches of rows of `length` tokens.
@@ -150,9 +147,7 @@ def open_data(
         check_turns(data_config, opened)
     batch_size = data_config.batch_size
     make = functools.partial(prepare, tokenizer=store.tokenizer)
-    batches = Batches(
-        examples, batch_size, seed, shuffle, host_index, host_count, make, opened.make_order
-    )
+    batches = Batches(examples, batch_size, seed, shuffle, host_rows, make, opened.make_order)
     return Data(batches, store, opened.about, opened.parts)
 
 
@@ -200,11 +195,9 @@ def _zero_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return values
 
 
-def _check(num_rows: int, batch_size: int, shuffle: bool, host_count: int) -> None:
-    if batch_size < 1 or batch_size % host_count:
-        raise UserError(
-            f'data.batch_size={batch_size} is not a positive multiple of the {host_count} hosts'
-        )
+def _check(num_rows: int, batch_size: int, shuffle: bool) -> None:
+    if batch_size < 1:
+        raise UserError(f'data.batch_size={batch_size} must be at least 1')
     if shuffle and num_rows < batch_size:
         raise UserError(
             f'data.batch_size={batch_size}, but the training data has only {num_rows} rows; '

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from bigmodel import hosts
 from bigmodel.config import ConfigDict
 from bigmodel.data.atomic import write_json
 from bigmodel.data.formats import build_format
@@ -32,7 +33,7 @@ def run_to_end(
     config = resolve(config)
     if config.sample and refusal(config):
         raise UserError(f"sample={config.sample!r}: the model {refusal(config)}; set sample to ''")
-    run.check(config)
+    hosts.from_first(lambda: run.check(config))
     setup = build(config)
     if config.sample:  # a prompt that cannot be shows before hours of training
         format = build_format(config.data.format)
@@ -40,7 +41,8 @@ def run_to_end(
     state, result = train(setup, run, reason_to_stop)
     if config.sample:
         _write_sample(setup, state, run)
-    write_json(run.result, result)  # last: its presence says that the run is finished
+    if hosts.is_first():
+        write_json(run.result, result)  # last: its presence says that the run is finished
     return result
 
 
@@ -56,7 +58,8 @@ def _write_sample(setup: Setup, state: State, run: RunDir) -> None:
         task=setup.task,
         format=build_format(setup.config.data.format),
     )
-    run.samples.write_text(''.join(texts))
+    if hosts.is_first():
+        run.samples.write_text(''.join(texts))
     print(
         f'\nsample (temperature {Sampling().temperature}):\n'
         + '\n'.join('  | ' + line for line in texts[0].splitlines())

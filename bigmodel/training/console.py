@@ -4,19 +4,20 @@ import sys
 import time
 from collections.abc import Mapping
 
-from bigmodel import devices
+from bigmodel import devices, hosts
 from bigmodel.training.setup import Setup
 
 
-def print_plan(setup: Setup, where: str, start: int) -> None:
-    """Says what is about to happen."""
+def print_plan(setup: Setup, where: str, start: int, moved: str) -> None:
+    """Says what is about to happen; `moved` where, if that is not where it was."""
     c = setup.config
     mesh = ', '.join(f'{k}={n}' for k, n in setup.sharding.mesh.shape.items() if n > 1) or 'one'
     tokens = setup.tokens_per_step * c.num_steps
     started = [f'from {c.init_from.path}'] if c.init_from.path else []
     frozen = [f'{name} {there.checkpoint}' for name, there in setup.companions.items()]
+    resumed = f', resumed after step {start}' * bool(start) + f', {moved}' * bool(moved)
     rows = (
-        ('run', f'{c.name} → {where}' + (f', resumed after step {start}' if start else '')),
+        ('run', f'{c.name} → {where}' + resumed),
         ('task', ', '.join([c.task, *started, *frozen])),
         (
             'model',
@@ -57,7 +58,7 @@ class Progress:
         self._every = max(every, total // 20)
         self._began = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty() and not label:
+        if sys.stderr.isatty() and hosts.is_first() and not label:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=start, unit='step', dynamic_ncols=True)

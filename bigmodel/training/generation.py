@@ -19,7 +19,7 @@ from bigmodel.models.model import Model
 from bigmodel.scores.results import Text
 from bigmodel.tasks.task import Batch as Arrays
 from bigmodel.tasks.task import Beginning, Task
-from bigmodel.training.batches import gathered, put_batch
+from bigmodel.training.batches import gathered, host_rows, put_batch
 from bigmodel.training.restore import learned_length, refusal
 from bigmodel.training.setup import Setup
 
@@ -79,9 +79,8 @@ class Generation:
 
     def _batch(self, asked: list[Question]) -> Batch:
         """This host's rows; the last question fills up a batch."""
-        here = self._size // jax.process_count()
-        first = jax.process_index() * here
-        begins = [asked[min(first + i, len(asked) - 1)].begin for i in range(here)]
+        here = host_rows(self._sharding, self._size).tolist()
+        begins = [asked[min(i, len(asked) - 1)].begin for i in here]
         pad = self._tokenizer.pad_id
         tokens, segments = _filled([b.tokens for b in begins], self._longest, pad)
         batch = {'tokens': tokens, 'lengths': segments.sum(1, dtype=np.int32)}

@@ -17,7 +17,7 @@ from bigmodel.layers.kernels import choose_for
 from bigmodel.layers.masks import Mask
 from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import PLAIN, Weights
-from bigmodel.training.batches import put_batch
+from bigmodel.training.batches import host_rows, put_batch
 from bigmodel.training.setup import Setup, model_of
 from bigmodel.training.step import EMPTY, make_eval_step
 
@@ -48,7 +48,7 @@ def check_kernels(setup: Setup, params: Any, companions: Any = EMPTY) -> dict[st
     model = model_of(config, setup.task, setup.data, setup.platform, compared)
     step = make_eval_step(model, setup.task, setup.companion_models)
     step = jax.jit(step, compiler_options=devices.quick_compile())
-    rows = max(1, setup.sharding.batch_ways // jax.process_count())
+    rows = len(host_rows(setup.sharding, setup.sharding.batch_ways))
     batch = {name: x[:rows] for name, x in setup.data.batches(0).items()}
     jax.block_until_ready(step(params, put_batch(batch, setup.sharding), dict(companions)))
     jax.effects_barrier()

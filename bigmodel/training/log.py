@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bigmodel import hosts
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, values
 from bigmodel.training.compilation import compilation
@@ -24,10 +25,12 @@ class Log:
         self, setup: Setup, run: RunDir, start: int, elapsed: float, label: str = ''
     ) -> None:
         self._setup, self._start = setup, start
-        self._writers = (
-            JsonlWriter(run.metrics, start),
-            TensorBoardWriter(run.tensorboard, start),
-        )
+        self._writers: tuple[JsonlWriter | TensorBoardWriter, ...] = ()
+        if hosts.is_first():
+            self._writers = (
+                JsonlWriter(run.metrics, start),
+                TensorBoardWriter(run.tensorboard, start),
+            )
         config = setup.config
         self._progress = Progress(
             config.num_steps, start, setup.tokens_per_step, config.log_every, label

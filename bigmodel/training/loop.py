@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from bigmodel import hosts
 from bigmodel.data.pipeline import prefetch
 from bigmodel.tasks.by_source import by_source
 from bigmodel.training.batches import put_batch
@@ -29,15 +30,17 @@ def train(
     After evaluations `reason_to_stop` is asked whether the run should end; '' means to go on.
     Raises Interrupted when SIGINT or SIGTERM asked to stop, after saving.
     """
-    with setup.sharding.active(), catch_signals() as stop:
+    with setup.sharding.active(), catch_signals() as caught:
         # 1. The run directory, and what evaluations read.
         running = Running(setup, run, reason_to_stop)
-        print_plan(setup, str(run.path), running.start)
+        moved = hosts.from_first(lambda: run.moved(setup))
+        print_plan(setup, str(run.path), running.start, moved)
 
         # 2. The state, and the step. An initial state is made while the step compiles.
         state, train_step, _ = compile_beside(setup, running.state_maker())
         if setup.config.model.check_kernel:
-            report = check_kernels(setup, state.params, state.companions)
+            found = check_kernels(setup, state.params, state.companions)
+            report = hosts.from_first(lambda: found)
             run.add(kernel_check=report)
             print(f'{"checked":>9}  {summary(report)}', flush=True)
             require(report)
@@ -46,21 +49,22 @@ def train(
         def newest() -> State:
             return state
 
-        step = running.start
+        step, stop = running.start, hosts.Stop(caught)
         batches = prefetch(setup.data.batches, running.start, running.begin())
         for step, batch in enumerate(batches, running.start + 1):
             state, metrics = train_step(state, put_batch(batch, setup.sharding), setup.hparams)
-            if running.after(step, partial(jax.device_get, metrics), newest, bool(stop)):
+            if running.after(step, partial(jax.device_get, metrics), newest, stop.after):
                 break
 
         # 4. The end: wait for the last checkpoint, then say what came out.
         batches.close()
         running.close()
-        if stop:
-            raise Interrupted(stop[0], step)
+        if stop.signum:
+            raise Interrupted(stop.signum, step)
         result = running.result(step)
-        if stop:  # came meanwhile, and is for whatever would follow
-            raise Interrupted(stop[0], step)
+        signum = stop.at_end()
+        if signum:  # came meanwhile, and is for whatever would follow
+            raise Interrupted(signum, step)
         return state, result
 
 

@@ -7,24 +7,18 @@ tensorboard/
 import dataclasses
 import json
 import pathlib
-import platform
 import shlex
 import subprocess
 import sys
 import time
-from importlib import metadata
 from typing import Any
 
-import jax
-
 from bigmodel import config as config_lib
-from bigmodel import devices
+from bigmodel import devices, hosts
 from bigmodel.config import ConfigDict
 from bigmodel.data.atomic import write_json, write_text
 from bigmodel.errors import UserError
 from bigmodel.training.setup import Setup
-
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 class RunDir:
@@ -43,7 +37,10 @@ class RunDir:
         self.tensorboard = path / 'tensorboard'
 
     def check(self, config: ConfigDict) -> None:
-        """Raises UserError when the directory holds a run of another config; changes nothing."""
+        """Raises UserError when the directory holds a run of another config; changes nothing.
+
+        A run may go on elsewhere, with another `sharding`: its numbers are the same up to rounding.
+        """
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -53,6 +50,7 @@ class RunDir:
                 raise UserError(f'--workdir={self.path} is not empty and holds no run')
             return
         changes = config_lib.diff(config_lib.read_json(self.config), config)
+        changes = [change for change in changes if not change.startswith('sharding.')]
         if changes:
             raise UserError(
                 f'{self.path} holds a run of another config ({"; ".join(changes)}); '
@@ -60,8 +58,9 @@ class RunDir:
             )
 
     def add(self, **entries: Any) -> None:
-        """Writes more entries into `run.json`."""
-        write_json(self.run, json.loads(self.run.read_text()) | entries)
+        """Writes more entries into `run.json`, on the first host."""
+        if hosts.is_first():
+            write_json(self.run, json.loads(self.run.read_text()) | entries)
 
     def finished(self) -> dict[str, Any] | None:
         """The result of a run that has ended, or None."""
@@ -75,8 +74,26 @@ class RunDir:
     def create(self, setup: Setup) -> None:
         """Writes what is known before the first step; of a run that goes on, it stays as it was.
 
-        Raises UserError when the data, a companion or a base is no longer what the run began with.
+        The first host does. Raises UserError where another one does not see what it wrote.
         """
+        hosts.from_first(lambda: self._create(setup))
+        if not all(hosts.gather(self.run.exists())):
+            raise UserError(
+                f'--workdir={self.path} is not the same folder on all hosts; give one on a file '
+                f'system that they share'
+            )
+
+    def moved(self, setup: Setup) -> str:
+        """Says where a run goes on, if not where it was, or ''; records it."""
+        there, here = json.loads(self.run.read_text()), _place(setup)
+        if all(there[key] == value for key, value in here.items()):
+            return ''
+        write_text(self.config, config_lib.to_json(setup.config))
+        self.add(**here)
+        return f'on {_in_words(here)}; before: {_in_words(there)}'
+
+    def _create(self, setup: Setup) -> None:
+        """Raises UserError when data, a companion or a base is not what the run began with."""
         if self.run.exists():
             there = json.loads(self.run.read_text())
             began = there['data_fingerprint']
@@ -115,11 +132,8 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'command': shlex.join(sys.argv),
         'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
         'git': _git_state(),
-        'versions': {'python': platform.python_version()}
-        | {name: metadata.version(name) for name in PACKAGES},
-        'devices': devices.describe(),
-        'hosts': jax.process_count(),
-        'mesh': dict(setup.sharding.mesh.shape),
+        'versions': hosts.versions(),
+        **_place(setup),
         'kernel': setup.kernel,
         'flops_per_token': setup.flops_per_token,
         **dataclasses.asdict(setup.sizes),
@@ -132,6 +146,17 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         'companions': _companions(setup),
         'gzip_bits_per_byte': setup.data.store.gzip_bits_per_byte,
     }
+
+
+def _place(setup: Setup) -> dict[str, Any]:
+    """Where a run computes, which may change when it goes on."""
+    mesh = dict(setup.sharding.mesh.shape)
+    return {'devices': devices.describe(), 'hosts': hosts.count(), 'mesh': mesh}
+
+
+def _in_words(place: dict[str, Any]) -> str:
+    mesh = ', '.join(f'{axis}={n}' for axis, n in place['mesh'].items() if n > 1) or 'one device'
+    return f'{place["hosts"]} hosts, {place["devices"]}, mesh {mesh}'
 
 
 def _mixture(setup: Setup) -> dict[str, dict[str, Any]]:

@@ -1,15 +1,19 @@
 """A run between its steps: what is logged, evaluated and saved, and when it ends."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
+
+from bigmodel import hosts
 from bigmodel.metrics import Metrics
 from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.compilation import compilation
 from bigmodel.training.evaluate import open_evaluations
 from bigmodel.training.log import Log
-from bigmodel.training.progress import watched
+from bigmodel.training.progress import Best, watched
 from bigmodel.training.result import result_of
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
@@ -46,10 +50,11 @@ class Running:
         self._patient.check(lambda name: self._evaluations[name].names(), 'stop_early')
 
         run.create(setup)
+        hosts.check_alike(_facts(setup))
         self._checkpoints = Checkpoints(
             run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every
         )
-        self.start = self._checkpoints.latest() or 0
+        self.start: int = hosts.from_first(self._checkpoints.latest) or 0
 
     def state_maker(self) -> Callable[[], State]:
         """What makes the state to start from; a checkpoint is read here, as it may be damaged."""
@@ -66,15 +71,18 @@ class Running:
         run, start = self._run, self.start
         before = (r['seconds'] for r in read_jsonl(run.metrics) if r['step'] <= start)
         self._log = Log(self._setup, run, start, max(before, default=0.0), self._label)
-        # Read back, so that a run that was killed decides as one that was not.
         self._decide()
         return start if self._ended else self._setup.config.num_steps
 
     def after(
-        self, step: int, read: Callable[[], Metrics], state: Callable[[], State], stop: bool
+        self,
+        step: int,
+        read: Callable[[], Metrics],
+        state: Callable[[], State],
+        stop: Callable[[int], bool],
     ) -> bool:
         """Logs the metrics that `read` gives of `step`, evaluates and saves `state()` when that is
-        due, and says whether the run ends here, as it does with `stop`.
+        due, and says whether the run ends here, as it does when `stop(step)` says so.
 
         The metrics are read one step late, while the device makes the next.
         """
@@ -85,7 +93,7 @@ class Running:
         if due:
             self._evaluate(step, due, state())
             self._decide()
-        ends = bool(last or stop or self._ended)
+        ends = any((stop(step), last, self._ended))
         if step % config.checkpoint.every == 0 or ends or self._found.step == step:
             self._log.flush()
             self._checkpoints.save(step, self._setup.saved(state()), self._found.step)
@@ -99,8 +107,9 @@ class Running:
     def result(self, step: int) -> dict[str, Any]:
         """What came out of a run that ended after `step`; draws its curve."""
         run, setup = self._run, self._setup
-        draw_loss(run.metrics, run.loss, setup.config.name)
-        return result_of(setup, run, self._log, step) | {
+        if hosts.is_first():
+            draw_loss(run.metrics, run.loss, setup.config.name)
+        return hosts.from_first(lambda: result_of(setup, run, self._log, step)) | {
             'compile_seconds': round(compilation().seconds - self._compiled, 3),
             'best': self._best.told(self._found),
             'stopped_early': self._ended,
@@ -116,6 +125,19 @@ class Running:
             self._log.evaluation(step, name, values, evaluation.data.store.gzip_bits_per_byte)
 
     def _decide(self) -> None:
+        """Reads back, so that a run that was killed decides as one that was not; other hosts are
+        told, as they see later what the first one writes.
+        """
+        best, self._ended = hosts.from_first(self._read)
+        self._found = Best(*best)
+
+    def _read(self) -> tuple[tuple[Any, ...], str]:
         metrics = self._run.metrics
-        self._found = self._best.best(metrics)
-        self._ended = self._patient.reason_to_stop(metrics) or self._reason_to_stop(self._run)
+        ended = self._patient.reason_to_stop(metrics) or self._reason_to_stop(self._run)
+        return dataclasses.astuple(self._best.best(metrics)), ended
+
+
+def _facts(setup: Setup) -> dict[str, Any]:
+    """What must be the same on all hosts, beside the config and the code."""
+    kinds = sorted({d.device_kind for d in jax.local_devices()})
+    return {'data': setup.data.fingerprint, 'kernel': setup.kernel, 'devices': ', '.join(kinds)}

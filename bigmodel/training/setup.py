@@ -22,6 +22,7 @@ from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Rows, Task
 from bigmodel.training.averages import with_average
 from bigmodel.training.base import Base
+from bigmodel.training.batches import host_rows
 from bigmodel.training.checkpoints import Checkpoints, find_run
 from bigmodel.training.companions import Companion, named, open_companions
 from bigmodel.training.evaluated import check_classes
@@ -279,6 +280,8 @@ def _open(
     shuffle: bool,
     labelled: bool | None = None,
 ) -> Data:
+    sharding = make_sharding(config.sharding.mesh, config.sharding.rules)
+
     def augment_and_prepare(rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
         return task.prepare(task.augment(rows, draws), draws, tokenizer)
 
@@ -293,8 +296,7 @@ def _open(
         some_unlabelled=task.skips_unlabelled,
         tokenizer=tokenizer,
         prepare=augment_and_prepare if shuffle else task.prepare,
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
+        host_rows=host_rows(sharding, config.data.batch_size),
     )
 
 

@@ -49,6 +49,9 @@ class Member:
         self.setup, self.run, self.ended = setup, run, False
         self._tell, self._reason_to_stop = tell, reason_to_stop
 
+    def __str__(self) -> str:
+        return self.setup.config.name
+
     def open(self, count: int) -> None:
         """Opens the run directory, which may show that all steps are made; `count` are opened."""
         self._count = count
@@ -63,7 +66,7 @@ class Member:
         self, step: int, read: Callable[[], Metrics], state: Callable[[], State], stop: bool
     ) -> None:
         """What is to be done after `step`; after a signal the run ends without a result."""
-        if self._running.after(step, read, state, stop):
+        if self._running.after(step, read, state, lambda step: stop):
             self._end(step, stop)
 
     def guarded(self, part: Callable[[], None]) -> None:
@@ -96,10 +99,8 @@ def train_together(members: Sequence[Member]) -> None:
         opened = [m for m in members if not m.ended]
         if not opened:
             return
-        names = ', '.join(m.setup.config.name for m in opened)
-        print_plan(
-            opened[0].setup, f'{opened[0].run.path}\nin one program with {names}', opened[0].start
-        )
+        where = f'{opened[0].run.path}\nin one program with {", ".join(map(str, opened[1:]))}'
+        print_plan(opened[0].setup, where, opened[0].start, moved='')
         gang = Gang([m.setup for m in opened])
         states = gang.states([m.make_state() for m in opened])
         step_all = gang.compiled(states)

@@ -265,7 +265,7 @@ def test_batches_are_split_among_hosts_and_evaluation_sees_every_digit_once(make
         return open_data(make_config(source='digits', batch_size=8), split, length=17, **options)
 
     whole = opened(seed=3).batches(100)
-    halves = [opened(seed=3, host_index=i, host_count=2).batches(100) for i in range(2)]
+    halves = [opened(seed=3, host_rows=r).batches(100) for r in np.split(np.arange(8), 2)]
     for key, values in whole.items():
         np.testing.assert_array_equal(np.concatenate([h[key] for h in halves]), values)
     data = opened('validation', shuffle=False)

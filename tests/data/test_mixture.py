@@ -102,8 +102,8 @@ def test_any_batch_size_and_host_count_give_the_same_sequence(two, hosts, batch_
     straight = [one(step) for step in range(6)]
     two.batch_size = batch_size
     many = [
-        open_data(two, 'train', length=17, overlap=1, seed=3, host_index=h, host_count=hosts)
-        for h in range(hosts)
+        open_data(two, 'train', length=17, overlap=1, seed=3, host_rows=rows)
+        for rows in np.split(np.arange(batch_size), hosts)
     ]
     for key in straight[0]:
         want = np.concatenate([b[key] for b in straight])

@@ -84,8 +84,6 @@ def test_evaluation_may_be_smaller_than_a_batch_and_training_not():
     assert small['valid'].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
     with pytest.raises(UserError, match=r'only 3 rows'):
         Batches(Numbers(3), 8)
-    with pytest.raises(UserError, match=r'multiple of the 3 hosts'):
-        Batches(Numbers(30), 8, host_count=3)
     with pytest.raises(UserError, match=r'batch_size=0'):
         Batches(Numbers(30), 0)
 

@@ -166,7 +166,7 @@ def test_batches_resume_by_step_and_split_among_hosts():
         return open_data(config('mqar'), 'train', length=LENGTH, overlap=1, seed=3, **hosts).batches
 
     whole = batches()(1_000)
-    halves = [batches(host_index=i, host_count=2)(1_000) for i in range(2)]
+    halves = [batches(host_rows=rows)(1_000) for rows in np.split(np.arange(8), 2)]
     for key, values in whole.items():
         assert (np.concatenate([h[key] for h in halves]) == values).all()
 
