@@ -81,12 +81,16 @@ class Sharding:
     @property
     def splits_rows(self) -> bool:
         """Whether attention finds no whole row on any device."""
-        return bool(self._mesh_axes('inner_length', 'activation'))
+        return self.ways('inner_length') > 1
 
     @property
     def batch_ways(self) -> int:
         """How many ways the batch is split."""
-        return math.prod(self.mesh.shape[m] for m in self._mesh_axes('batch', 'batch'))
+        return self.ways('batch')
+
+    def ways(self, axis: str) -> int:
+        """How many ways a logical axis is split."""
+        return math.prod(self.mesh.shape[m] for m in self._mesh_axes(axis, axis))
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:

@@ -82,8 +82,9 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.adapter = 'none'  # freeze what it adapts
     c.model.init = ''  # normal(std=), gpt2(std=), fan_in(scale=, embed=), mup(base_width=, …)
     c.model.dropout = 0.0  # of embeddings and of every branch
-    # reference, fused, cudnn, blockwise(block_size=), splash(block_size=) of a TPU; auto: the first
-    # of cudnn and fused that serves on a GPU, else reference
+    # reference, fused, cudnn, blockwise(block_size=), splash(block_size=) of a TPU,
+    # ring(block_size=); auto: ring for rows that are split, else the first of cudnn and fused that
+    # serves on a GPU, else reference
     c.model.kernel = 'auto'  # recorded in run.json
     # At the start, compare kernels with reference on random queries, keys and values of one row a
     # device, write the errors to run.json and stop when they are too large: one more compilation.
@@ -112,8 +113,10 @@ def get_config(arg: str = '') -> ConfigDict:
     c.evals.validation = evaluation('validation')
 
     c.sharding = ConfigDict()
-    c.sharding.mesh = 'data=-1'  # axes data, fsdp, tensor; -1: all devices that are left
-    c.sharding.rules = 'dp'  # dp, fsdp, tensor, fsdp_tensor: bigmodel/sharding.py
+    # Axes data, fsdp, expert, context, tensor; -1: all devices that are left. dcn_data=2 and its
+    c.sharding.mesh = 'data=-1'  # kin: so many slices, 'dcn_data=2,fsdp=-1'
+    # dp, zero1, zero2, fsdp (ZeRO-3), expert, context (of kernel ring), tensor, sequence, and in
+    c.sharding.rules = 'dp'  # this order joined by '_', 'fsdp_context_tensor': bigmodel/rules.py
     c.sharding.host_devices = 0  # on CPU; 0: as many as cores, if they divide the batch
 
     c.checkpoint = ConfigDict()

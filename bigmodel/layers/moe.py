@@ -123,7 +123,8 @@ class MoE(Mixture):
 
     Experts are gated FFNs. The gates g are the softmax over the chosen experts (Jiang et al. 2024);
     for one expert, its probability among all, so that the router learns (Fedus et al. 2021). No
-    token is dropped, so a token's output depends on no other token.
+    token is dropped, so a token's output depends on no other token. As any number may choose one
+    expert, they do not travel: over a mesh axis of experts, these experts' weights are gathered.
 
     Added to the loss, a mean over all tokens, also padding: `balance`·E·Σ_e load_e·probability_e
     (Fedus et al. 2021), which is `balance` when balanced. `choice_bias` above 0 adds a bias to the
