@@ -1,6 +1,5 @@
 """The loop: a list of stages in a fixed order."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from bigmodel.training.console import print_plan
 from bigmodel.training.evaluate import open_evaluations
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.log import Log
-from bigmodel.training.progress import Best, watched
+from bigmodel.training.progress import Best, agreed, watched
 from bigmodel.training.result import result_of
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
@@ -52,7 +51,6 @@ def train(
 
         # 2. The run directory.
         run.create(setup)
-        hosts.check_alike(_facts(setup))
         checkpoints = Checkpoints(
             run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every
         )
@@ -90,7 +88,7 @@ def train(
             ended = patient.reason_to_stop(run.metrics) or reason_to_stop(run)
             return best.best(run.metrics), ended
 
-        found, ended = _agreed(decide)
+        found, ended = agreed(decide)
         stop = hosts.Stop(caught)
 
         # 5. Steps. The host reads the metrics of a step while the device runs the next.
@@ -103,7 +101,7 @@ def train(
             due = [n for n, e in config.evals.items() if step % e.every == 0 or last]
             evaluate_due(step, due)
             if due:
-                found, ended = _agreed(decide)
+                found, ended = agreed(decide)
             is_best, stopped = found.step == step, stop.after(step)
             if step % config.checkpoint.every == 0 or last or stopped or ended or is_best:
                 log.flush()
@@ -125,23 +123,6 @@ def train(
         if signum:  # came meanwhile, and is for whatever would follow
             raise Interrupted(signum, step)
         return state, result
-
-
-def _agreed(decide: Callable[[], tuple[Best, str]]) -> tuple[Best, str]:
-    """What the first host reads from its files, which others see later."""
-
-    def told() -> tuple[tuple, str]:
-        best, ended = decide()
-        return dataclasses.astuple(best), ended
-
-    best, ended = hosts.from_first(told)
-    return Best(*best), ended
-
-
-def _facts(setup: Setup) -> dict[str, Any]:
-    """What must be the same on all hosts, beside the config and the code."""
-    kinds = sorted({d.device_kind for d in jax.local_devices()})
-    return {'data': setup.data.fingerprint, 'kernel': setup.kernel, 'devices': ', '.join(kinds)}
 
 
 def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State, Any, float]:
