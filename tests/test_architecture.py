@@ -35,6 +35,7 @@ LEVELS = {
     'training': 4,
     'inference': 5,
     'sweeps': 6,
+    'launching': 7,
     'reports': 7,
     'laws': 8,
     'commands': 9,

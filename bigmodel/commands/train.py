@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from bigmodel import config as config_lib
+from bigmodel.commands import elsewhere
 from bigmodel.commands.open_run import load_config, workdir
 from bigmodel.config import ConfigDict
 
@@ -14,6 +15,7 @@ from bigmodel.config import ConfigDict
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `train`."""
     about = 'ADDRESS:PORT of the first of several hosts; SLURM, Open MPI and TPU pods say it'
+    elsewhere.add_arguments(parser)
     parser.add_argument('--coordinator', default='', help=about)
     parser.add_argument('--num_hosts', type=int, default=0, help='with --coordinator: how many')
     parser.add_argument('--host', type=int, default=-1, help='with --coordinator: which, from 0')
@@ -24,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from bigmodel import hosts
 
     config = load_config(args)
+    if args.launcher != 'local':
+        return elsewhere.launch(args)
     with hosts.joined(args.coordinator, args.num_hosts, args.host):
         return _run(workdir(args, config), config)
 

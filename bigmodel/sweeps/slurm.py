@@ -46,7 +46,7 @@ NUMBERS = ('array_parallelism', 'signal_delay_s', 'time', 'cpus_per_task', 'cpus
 
 
 class Worker:
-    """One task of the array: `launch.py sweep …` in a process of its own.
+    """One task of the array: `launch.py` with these arguments in a process of its own.
 
     Before its time is over, or when another job takes its place, it saves and is queued again.
     """
@@ -57,7 +57,7 @@ class Worker:
 
     def __call__(self) -> int:
         """Works until nothing is left; raises where the worker ended badly."""
-        command = [sys.executable, str(ROOT / 'launch.py'), 'sweep', *self.arguments]
+        command = [sys.executable, str(ROOT / 'launch.py'), *self.arguments]
         # SLURM warns every process of the job alike; this one says what to do about it.
         self._process = subprocess.Popen(command, preexec_fn=_before(ending_with_us()))
         while self._process.poll() is None:  # a blocking wait would lock out that of `checkpoint`
@@ -78,24 +78,27 @@ class Worker:
         return submitit.helpers.DelayedSubmission(Worker(self.arguments))
 
 
-def options(text: str) -> dict[str, Any]:
-    """Of `--slurm='partition=gpu time=60'`; raises UserError for one that is none."""
-    given: dict[str, Any] = dict(config_lib.pairs(text, '--slurm'))
+def options(text: str, flag: str = '--slurm', more: Sequence[str] = ()) -> dict[str, Any]:
+    """Of `--slurm='partition=gpu time=60'`; raises UserError for one that is none.
+
+    `more` are whole numbers that OPTIONS lacks.
+    """
+    given: dict[str, Any] = dict(config_lib.pairs(text, flag))
+    known = (*OPTIONS, *more)
     for key, value in given.items():
-        if key not in OPTIONS:
+        if key not in known:
             raise UserError(
-                f'--slurm has no option {key!r}.{nearest(key, OPTIONS)} '
-                f'Options: {", ".join(OPTIONS)}'
+                f'{flag} has no option {key!r}.{nearest(key, known)} Options: {", ".join(known)}'
             )
-        if key in NUMBERS:
+        if key in (*NUMBERS, *more):
             if not value.isdecimal():
                 unit = {'time': ' of minutes', 'signal_delay_s': ' of seconds'}.get(key, '')
-                raise UserError(f'--slurm: {key}={value} must be a whole number{unit}')
+                raise UserError(f'{flag}: {key}={value} must be a whole number{unit}')
             given[key] = int(value)
     if 'time' not in given:
         raise UserError(
-            "--launcher=slurm needs --slurm='time=MINUTES', of each job, and what else "
-            f'your cluster asks for, such as partition=. Options: {", ".join(OPTIONS)}'
+            f"--launcher=slurm needs {flag}='time=MINUTES', of each job, and what else "
+            f'your cluster asks for, such as partition=. Options: {", ".join(known)}'
         )
     return given
 
@@ -125,7 +128,7 @@ def submit(executor: Any, arguments: Sequence[str], count: int) -> list[str]:
     """
     import submitit
 
-    workers = [Worker([*arguments, f'--worker={i}/{count}']) for i in range(count)]
+    workers = [Worker(['sweep', *arguments, f'--worker={i}/{count}']) for i in range(count)]
     try:
         jobs = executor.submit_array(workers)
     except submitit.core.utils.FailedJobError as e:

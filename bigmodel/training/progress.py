@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bigmodel import config as config_lib
+from bigmodel import hosts
 from bigmodel.errors import UserError, nearest
 from bigmodel.training.writers import read_jsonl
 
@@ -123,6 +124,17 @@ def watched(text: str, evaluations: Iterable[str], what: str, patience: bool) ->
     if numbers[0] < patience or not 0 <= numbers[1] < float('inf'):
         raise UserError(f'{what}: patience must be at least 1, and least not negative')
     return Watched(evaluation, metric, better, *numbers)
+
+
+def agreed(decide: Callable[[], tuple[Best, str]]) -> tuple[Best, str]:
+    """What `decide` says on the first host, of whose files others may see an older state."""
+
+    def told() -> tuple[tuple, str]:
+        best, ended = decide()
+        return dataclasses.astuple(best), ended
+
+    best, ended = hosts.from_first(told)
+    return Best(*best), ended
 
 
 def best_step(run: pathlib.Path, what: str) -> int:

@@ -76,6 +76,7 @@ class RunDir:
 
         The first host does. Raises UserError where another one does not see what it wrote.
         """
+        hosts.check_alike({'data': setup.data.fingerprint, 'kernel': setup.kernel})
         hosts.from_first(lambda: self._create(setup))
         if not all(hosts.gather(self.run.exists())):
             raise UserError(

@@ -1,11 +1,8 @@
 """A run between its steps: what is logged, evaluated and saved, and when it ends."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-
-import jax
 
 from bigmodel import hosts
 from bigmodel.metrics import Metrics
@@ -13,7 +10,7 @@ from bigmodel.training.checkpoints import Checkpoints
 from bigmodel.training.compilation import compilation
 from bigmodel.training.evaluate import open_evaluations
 from bigmodel.training.log import Log
-from bigmodel.training.progress import Best, watched
+from bigmodel.training.progress import Best, agreed, watched
 from bigmodel.training.result import result_of
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
@@ -50,7 +47,6 @@ class Running:
         self._patient.check(lambda name: self._evaluations[name].names(), 'stop_early')
 
         run.create(setup)
-        hosts.check_alike(_facts(setup))
         self._checkpoints = Checkpoints(
             run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every
         )
@@ -125,19 +121,10 @@ class Running:
             self._log.evaluation(step, name, values, evaluation.data.store.gzip_bits_per_byte)
 
     def _decide(self) -> None:
-        """Reads back, so that a run that was killed decides as one that was not; other hosts are
-        told, as they see later what the first one writes.
-        """
-        best, self._ended = hosts.from_first(self._read)
-        self._found = Best(*best)
+        self._found, self._ended = agreed(self._read)
 
-    def _read(self) -> tuple[tuple[Any, ...], str]:
+    def _read(self) -> tuple[Best, str]:
+        """Reads back, so that a run that was killed decides as one that was not."""
         metrics = self._run.metrics
         ended = self._patient.reason_to_stop(metrics) or self._reason_to_stop(self._run)
-        return dataclasses.astuple(self._best.best(metrics)), ended
-
-
-def _facts(setup: Setup) -> dict[str, Any]:
-    """What must be the same on all hosts, beside the config and the code."""
-    kinds = sorted({d.device_kind for d in jax.local_devices()})
-    return {'data': setup.data.fingerprint, 'kernel': setup.kernel, 'devices': ', '.join(kinds)}
+        return self._best.best(metrics), ended

@@ -49,11 +49,19 @@ def test_a_batch_depends_on_seed_and_step_only():
 @pytest.mark.parametrize('hosts', [2, 4, 8])
 def test_hosts_slice_the_same_global_batch(hosts, shuffle):
     one = Batches(Numbers(50), 8, 0, shuffle)
-    many = [Batches(Numbers(50), 8, 0, shuffle, h, hosts) for h in range(hosts)]
+    many = [Batches(Numbers(50), 8, 0, shuffle, rows) for rows in np.split(np.arange(8), hosts)]
     for step in range(one.num_batches):
         parts = [b(step) for b in many]
         for key, values in one(step).items():
             assert np.array_equal(np.concatenate([p[key] for p in parts]), values)
+
+
+def test_a_host_may_read_rows_that_are_no_neighbours():
+    for shuffle in (True, False):
+        one = Batches(Numbers(50), 8, 0, shuffle)
+        some = Batches(Numbers(50), 8, 0, shuffle, np.array([1, 2, 7]))
+        for key, values in one(6).items():
+            assert np.array_equal(some(6)[key], values[[1, 2, 7]])
 
 
 def test_each_row_comes_once_an_epoch_and_epochs_differ():

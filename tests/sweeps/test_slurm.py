@@ -184,7 +184,7 @@ def test_workers_run_with_submitit_alone(write, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(slurm.ROOT)
     executor = submitit.LocalExecutor(folder / 'logs')
     executor.update_parameters(timeout_min=5)
-    job = executor.submit(slurm.Worker([f'--workdir={folder}', '--worker=0/1']))
+    job = executor.submit(slurm.Worker(['sweep', f'--workdir={folder}', '--worker=0/1']))
     assert job.result() == 0
     sweep = SweepDir(folder)
     assert [run.state for run in sweep.states(sweep.read_plan())] == ['done', 'done']

@@ -1,0 +1,1 @@
+"""Starting a run on machines that are not this one."""

@@ -1,0 +1,38 @@
+"""The launcher `slurm`: one job of several tasks, by submitit, which queues it again when its time
+is over or another job displaces it.
+"""
+
+from collections.abc import Sequence
+
+from bigmodel.errors import UserError
+from bigmodel.launching.command import ROOT, Command
+from bigmodel.sweeps import slurm
+
+
+class Slurm:
+    """Each task is a host of the run; `ntasks_per_node` of them share a machine and its GPUs."""
+
+    def __init__(self, text: str, train: Sequence[str]) -> None:
+        self._options, self._train = (
+            slurm.options(text, '--pod', ('nodes', 'ntasks_per_node')),
+            train,
+        )
+
+    def commands(self) -> list[Command]:
+        """What submitit queues, in words of sbatch."""
+        flags = [f'--{k.replace("_", "-")}={v}' for k, v in self._options.items()]
+        line = ('srun', 'python', f'{ROOT}/launch.py', 'train', *self._train)
+        return [Command('one job; submitit writes its script', ('sbatch', *flags, *line))]
+
+    def run(self) -> int:
+        """Queues the job and says which it is."""
+        import pathlib
+
+        logs = pathlib.Path('runs/slurm').resolve()
+        executor = slurm.executor(logs, self._options)
+        try:
+            job = executor.submit(slurm.Worker(['train', *self._train]))
+        except Exception as e:
+            raise UserError(f'--launcher=slurm: sbatch refused: {e}') from e
+        print(f'queued as {job.job_id}, logs in {logs}', flush=True)
+        return 0
