@@ -16,13 +16,13 @@ from bigmodel.training.console import print_plan
 from bigmodel.training.evaluate import open_evaluations
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.log import Log
+from bigmodel.training.lowering import lower_step
 from bigmodel.training.progress import watched
 from bigmodel.training.result import result_of
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
 from bigmodel.training.signals import Interrupted, catch_signals
 from bigmodel.training.state import State
-from bigmodel.training.step import make_train_step
 from bigmodel.training.writers import draw_loss, read_jsonl
 
 
@@ -139,13 +139,9 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
 
 def _lower(setup: Setup) -> Any:
     """The training step, traced."""
-    task, models = by_source(setup.task, setup.data.parts), setup.companion_models
-    accumulate = setup.config.accumulate
-    step = make_train_step(setup.model, task, setup.optimizer, accumulate, models)
-    places = jax.tree.map(lambda a: a.sharding, setup.abstract)
     batch = put_batch(setup.data.batches(0), setup.sharding)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
-    return jitted.lower(setup.abstract, batch, setup.hparams)
+    task = by_source(setup.task, setup.data.parts)
+    return lower_step(setup, task, batch, setup.companion_models)
 
 
 def _seconds_before(run: RunDir, start: int) -> float:
