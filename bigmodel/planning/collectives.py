@@ -80,10 +80,10 @@ def _collective(
     whole = out if kind == 'all-gather' else given
     overlaps = i.opcode.endswith('-start') or (is_fused and not scatters)
     ways = len(group)
-    return Collective(kind, axes, ways, _sent(kind, whole, ways), times, overlaps)
+    return Collective(kind, axes, ways, sent(kind, whole, ways), times, overlaps)
 
 
-def _sent(kind: str, whole: float, ways: int) -> float:
+def sent(kind: str, whole: float, ways: int) -> float:
     """What a chip sends, around a ring: of an all-reduce everything twice, but its own part."""
     if kind == 'collective-permute':
         return whole

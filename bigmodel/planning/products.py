@@ -80,8 +80,9 @@ def _kernel(where: Computation, call: Instruction) -> float:
     if not times:
         return 0.0
     shapes = [_shape(where, name) for name in call.operands]
-    (heads, length, dim), (_, keys, _) = [s.dims for s in shapes if s.dtype != 's8'][:2]
-    return 2.0 * times * heads * length * keys * dim * _visited(shapes)
+    # Queries and keys come first, (…, heads, length, head_dim), after tables of blocks.
+    q, k = [s.dims for s in shapes if s.dtype in ('bf16', 'f32') and len(s.dims) > 2][:2]
+    return 2.0 * times * math.prod(q) * k[-2] * _visited(shapes)
 
 
 def _visited(shapes: list[Shape]) -> float:
