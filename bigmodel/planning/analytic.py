@@ -35,20 +35,31 @@ class Imagined:
     device_kind: str = 'imagined'
 
 
-def analytic_costs(config: ConfigDict, topology: Topology) -> tuple[Outline, Costs]:
-    """The outline of a resolved config on these chips, and what its step costs by the model."""
+def analytic_costs(
+    config: ConfigDict, topology: Topology, traces: dict[str, Traced] | None = None
+) -> tuple[Outline, Costs]:
+    """The outline of a resolved config on these chips, and what its step costs by the model.
+
+    `traces` keeps what was traced, by config of one device, for others of the same.
+    """
     platform = 'tpu' if topology.is_tpu else 'gpu'
     plan = outline(config, chips=[Imagined(i, platform) for i in range(topology.num_devices)])
-    return plan, costs_of(plan, topology)
+    one = _of_one_device(plan)
+    key, traces = one.to_json_best_effort(), {} if traces is None else traces
+    if key not in traces:
+        traces[key] = trace(outline(one, chips=[Imagined(0, 'cpu')]))
+    return plan, costs_of(plan, topology, traces[key])
 
 
-def costs_of(plan: Outline, topology: Topology) -> Costs:
-    """What the step of an outline costs by the model."""
+def costs_of(plan: Outline, topology: Topology, traced: Traced) -> Costs:
+    """What the step of an outline costs by the model; `traced` is of one device's part of it."""
     chip, tensor = topology.chip, plan.sharding.mesh.shape['tensor']
-    traced, accumulate = trace(_of_one_device(plan)), plan.config.accumulate
+    accumulate = plan.config.accumulate
     flops = num_bytes = seconds = 0.0
     for product in traced.products:
         own, moved = product.flops / tensor, product.num_bytes / tensor
+        if product.is_attention and plan.kernel != 'reference':
+            moved = 0.0  # a fused kernel keeps them on the chip
         times = product.times * accumulate
         flops += own * times
         num_bytes += moved * times
@@ -66,7 +77,7 @@ def costs_of(plan: Outline, topology: Topology) -> Costs:
     )
 
 
-def _of_one_device(plan: Outline) -> Outline:
+def _of_one_device(plan: Outline) -> ConfigDict:
     """With a batch of what one device has of a microbatch, and a kernel that can be traced."""
     config = plan.config.copy_and_resolve_references()
     ways = plan.sharding.batch_ways * config.accumulate
@@ -77,21 +88,23 @@ def _of_one_device(plan: Outline) -> Outline:
     config.model.unroll = 1
     if plan.kernel.split()[0] in ('cudnn', 'fused', 'splash') or '(' in plan.kernel:
         config.model.kernel = 'blockwise'
-    return outline(config, chips=[Imagined(0, 'cpu')])
+    return config
 
 
 def _memory(plan: Outline, traced: Traced, state: tuple[int, int], cores: int) -> Memory:
     mesh, width = plan.sharding.mesh.shape, plan.config.model.width
+    vocab = plan.config.model.vocab_size
     # The residual stream is whole on every chip of `tensor`; heads and hidden units are split.
     kept = sum(
-        math.prod(x.shape) * x.dtype.itemsize / (1 if x.shape[-1] == width else mesh['tensor'])
+        math.prod(x.shape) * x.dtype.itemsize / (1 if x.shape[-1:] == (width,) else mesh['tensor'])
         for x in traced.kept
+        if x.shape[-1:] != (vocab,)
     )
     gradients = state[0]
     config = plan.config
     tokens = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
-    vocab = max(config.model.vocab_size, 1) / mesh['tensor']
-    logits = 2 * 4 * tokens * vocab  # and their gradient, float32
+    # Float32, and their gradient as the products of the head take it.
+    logits = (4 + 2) * tokens * vocab / mesh['tensor']
     gathered = 2 * max(_whole_layer(plan), default=0)
     rest = gradients + logits + gathered
     return Memory(cores * state[0], cores * state[1], cores * kept, cores * rest)

@@ -42,7 +42,15 @@ CHIPS = {
         'TPU v5p', PEAK_FLOPS['TPU v5p'], 918e12, 95e9, 2765e9, 180e9, 6.25e9, (16, 20, 28), 4
     ),
     'v6e': Chip(
-        'TPU v6e', PEAK_FLOPS['TPU v6 lite'], 1836e12, 32 * 2**30, 1640e9, 180e9, 12.5e9, (16, 16), 16
+        'TPU v6e',
+        PEAK_FLOPS['TPU v6 lite'],
+        1836e12,
+        32 * 2**30,
+        1640e9,
+        180e9,
+        12.5e9,
+        (16, 16),
+        16,
     ),
     'a100': Chip('A100 80GB', PEAK_FLOPS['NVIDIA A100'], 624e12, 80e9, 2039e9, 300e9, 25e9),
     'h100': Chip('H100', PEAK_FLOPS['NVIDIA H100'], 1979e12, 80e9, 3350e9, 450e9, 50e9),

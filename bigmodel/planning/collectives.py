@@ -101,7 +101,7 @@ def _group(attributes: str, count: int, sizes: tuple[int, ...]) -> list[int]:
     pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', attributes)
     if pairs:
         return [int(pairs[1]), int(pairs[2])]
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes)
+    named = re.search(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}', attributes)
     if named:
         return _of_mesh(named[1], named[2])
     listed = re.search(r'replica_groups=\{\{([\d,]+)\}', attributes)

@@ -76,7 +76,9 @@ def seconds_of(c: Collective, topology: Topology, mesh: Mapping[str, int]) -> fl
     return c.times * c.num_bytes / topology.bandwidth(c.ways, stride)
 
 
-def by_kind_and_axis(collectives: Sequence[Collective]) -> dict[tuple[str, str], tuple[float, float]]:
+def by_kind_and_axis(
+    collectives: Sequence[Collective],
+) -> dict[tuple[str, str], tuple[float, float]]:
     """(kind, axes) -> how many a step, and bytes that a chip sends."""
     table: dict[tuple[str, str], tuple[float, float]] = {}
     for c in collectives:

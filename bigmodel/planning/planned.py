@@ -9,6 +9,7 @@ from bigmodel.planning.analytic import analytic_costs
 from bigmodel.planning.compiled import compiled_costs
 from bigmodel.planning.costs import Costs
 from bigmodel.planning.estimate import Estimate, estimate
+from bigmodel.planning.residuals import Traced
 from bigmodel.planning.topology import Topology
 from bigmodel.training.setup import Outline, resolve
 
@@ -28,14 +29,22 @@ class Planned:
         return self.costs.memory.total <= self.topology.chip.memory
 
 
-def planned(config: ConfigDict, topology: Topology, analytic: bool = False) -> Planned:
+def planned(
+    config: ConfigDict,
+    topology: Topology,
+    analytic: bool = False,
+    traces: dict[str, Traced] | None = None,
+) -> Planned:
     """The plan of a config (not resolved) on these chips; GPUs are always modelled.
 
-    Raises UserError for a config that cannot run there.
+    `traces` is what models of similar configs share. Raises UserError for a config that cannot run
+    there.
     """
     config = prepared(config, topology)
-    make = compiled_costs if topology.is_tpu and not analytic else analytic_costs
-    plan, costs = make(config, topology)
+    if topology.is_tpu and not analytic:
+        plan, costs = compiled_costs(config, topology)
+    else:
+        plan, costs = analytic_costs(config, topology, traces)
     mesh = dict(plan.sharding.mesh.shape)
     tokens, flops = plan.tokens_per_step, plan.flops_per_token
     return Planned(plan, topology, costs, estimate(costs, topology, mesh, tokens, flops))
@@ -43,12 +52,15 @@ def planned(config: ConfigDict, topology: Topology, analytic: bool = False) -> P
 
 def prepared(config: ConfigDict, topology: Topology) -> ConfigDict:
     """The config resolved as it is planned: layers in one loop, and on a TPU with the kernel
-    `splash` where `model.kernel` is `auto` and it serves. Raises UserError for another mesh.
+    `splash` where `model.kernel` is `auto`. For GPUs `blockwise` stands for their fused kernels,
+    which cannot be traced without one. Raises UserError for another mesh.
     """
     config = resolve(config)
     config.model.unroll = config.model.unroll or 1
     if topology.is_tpu and config.model.kernel == 'auto':
         config.model.kernel = 'splash'
+    elif not topology.is_tpu and config.model.kernel in ('auto', 'fused', 'cudnn'):
+        config.model.kernel = 'blockwise'
     check_mesh(config.sharding.mesh, topology)
     return config
 

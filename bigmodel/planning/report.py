@@ -23,7 +23,9 @@ def _what(plan: Outline, topology: Topology, costs: Costs) -> list[str]:
     config, mesh = plan.config, plan.sharding.mesh.shape
     axes = ', '.join(f'{a}={n}' for a, n in mesh.items() if n > 1) or 'one device'
     how = (
-        f'compiled in {costs.compile_seconds:.0f} s' if costs.how == 'compiled' else 'analytic model'
+        f'compiled in {costs.compile_seconds:.0f} s'
+        if costs.how == 'compiled'
+        else 'analytic model'
     )
     return [
         f'{config.model.size} on {topology.name}: {topology.num_chips:,} × {topology.chip.kind}, '
@@ -51,7 +53,9 @@ def _work(costs: Costs, topology: Topology) -> list[str]:
         'through its memory a step'
     ]
     for (kind, axes), (count, size) in by_kind_and_axis(costs.collectives).items():
-        lines.append(f'  {kind:<18} over {axes:<12} {count:>6,.0f} times  {short(size, unit="B"):>8}')
+        lines.append(
+            f'  {kind:<18} over {axes:<12} {count:>6,.0f} times  {short(size, unit="B"):>8}'
+        )
     return lines
 
 

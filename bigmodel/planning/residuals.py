@@ -12,13 +12,17 @@ from bigmodel.training.lowering import abstract_batch
 from bigmodel.training.setup import Outline
 from bigmodel.training.step import make_loss_fn
 
+
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A matrix product of a trace, and how often it runs."""
+    """A matrix product of a trace, and how often it runs; `is_attention`: of queries and keys, or
+    of weights and values, for each row and head.
+    """
 
     flops: float
     num_bytes: float
     times: float
+    is_attention: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,32 +37,23 @@ class Traced:
 
 def trace(plan: Outline) -> Traced:
     """Of an outline whose batch is what one device has of a microbatch."""
-    loss = make_loss_fn(plan.model, plan.task)
-    params, batch = plan.abstract.params, abstract_batch(plan)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key = key if plan.config.model.dropout else None
+    loss, params = make_loss_fn(plan.model, plan.task), plan.abstract.params
 
-    def forward(params: Any) -> Any:
-        return jax.vjp(lambda p: loss(p, batch_zeros(batch), None)[0], params)[1]
+    def of(params: Any, batch: Any) -> jax.Array:
+        return loss(params, batch, None)[0]
 
-    def batch_zeros(shapes: Any) -> Any:
-        return jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
-
-    kept = jax.tree.leaves(jax.eval_shape(forward, params))
-    of_params = {(p.shape) for p in jax.tree.leaves(params)}
-    grad = jax.make_jaxpr(jax.grad(lambda p: loss(p, batch_zeros(batch), None)[0]))(params)
-    mine = tuple(
-        jax.ShapeDtypeStruct(x.shape, x.dtype)
-        for x in kept
-        if x.shape not in of_params and math.prod(x.shape) > 1
-    )
-    return Traced(mine, tuple(_products(grad.jaxpr, 1.0)))
+    batch = abstract_batch(plan)
+    kept = jax.eval_shape(lambda p, b: jax.vjp(lambda p: of(p, b), p)[1], params, batch)
+    gradient = jax.make_jaxpr(jax.grad(of))(params, batch)
+    given = {leaf.shape for leaf in jax.tree.leaves(params)}
+    own = tuple(x for x in jax.tree.leaves(kept) if x.shape not in given)
+    return Traced(own, tuple(_products(gradient.jaxpr, 1.0)))
 
 
 def _products(jaxpr: Any, times: float) -> Iterator[Product]:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ('dot_general', 'ragged_dot', 'ragged_dot_general'):
-            yield Product(_flops(eqn), _bytes(eqn), times)
+            yield Product(_flops(eqn), _bytes(eqn), times, _is_attention(eqn))
         inner = times * (eqn.params['length'] if eqn.primitive.name == 'scan' else 1)
         for value in eqn.params.values():
             for sub in value if isinstance(value, (tuple, list)) else (value,):
@@ -79,3 +74,10 @@ def _flops(eqn: Any) -> float:
 def _bytes(eqn: Any) -> float:
     arrays = [v.aval for v in (*eqn.invars[:2], *eqn.outvars)]
     return float(sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays))
+
+
+def _is_attention(eqn: Any) -> bool:
+    if eqn.primitive.name != 'dot_general':
+        return False
+    _, (batch, _) = eqn.params['dimension_numbers']
+    return len(batch) > 1

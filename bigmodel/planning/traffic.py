@@ -47,9 +47,7 @@ def bytes_of(program: Program, where: Computation, instruction: Instruction) -> 
     return _in_memory(instruction.shapes) + sum(map(_in_memory, operands))
 
 
-def _fused(
-    inner: Computation, fusion: Instruction, operands: list[tuple[Shape, ...]]
-) -> int:
+def _fused(inner: Computation, fusion: Instruction, operands: list[tuple[Shape, ...]]) -> int:
     users: dict[str, list[Instruction]] = {}
     for i in inner.instructions.values():
         for name in i.operands:
