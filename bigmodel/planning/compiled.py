@@ -7,6 +7,8 @@ fastest; a run of few layers may unroll them.
 """
 
 import math
+import pathlib
+import tempfile
 import time
 from typing import Any
 
@@ -37,17 +39,23 @@ def compiled_costs(config: ConfigDict, topology: Topology) -> tuple[Outline, Cos
     began = time.perf_counter()
     with plan.sharding.active():
         lowered = lower_step(plan, plan.task, abstract_batch(plan))
-    try:
-        executable = lowered.compile()
-    except jax.errors.JaxRuntimeError as e:
-        raise _refused(e, topology) from e
+    # Written by the compiler itself: `as_text` cannot read some asynchronous instructions back.
+    with tempfile.TemporaryDirectory() as folder:
+        written = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+        try:
+            executable = lowered.compile(compiler_options=written)
+        except jax.errors.JaxRuntimeError as e:
+            raise _refused(e, topology) from e
+        (text,) = (p.read_text() for p in pathlib.Path(folder).glob('*.after_optimizations.txt'))
     seconds = time.perf_counter() - began
-    return plan, costs_of(plan, executable, topology, seconds)
+    return plan, costs_of(plan, executable, text, topology, seconds)
 
 
-def costs_of(plan: Outline, executable: Any, topology: Topology, seconds: float = 0.0) -> Costs:
-    """What an executable of the plan's step costs one device."""
-    program = read_program(executable.as_text())
+def costs_of(
+    plan: Outline, executable: Any, text: str, topology: Topology, seconds: float = 0.0
+) -> Costs:
+    """What an executable of the plan's step, with its program in `text`, costs one device."""
+    program = read_program(text)
     chip, cores = topology.chip, topology.chip.cores
     flops = num_bytes = kernel_seconds = 0.0
     for where, instruction, times in program.executed():
@@ -113,8 +121,8 @@ def _refused(e: Exception, topology: Topology) -> UserError:
         start = text.find('Used ')
         used = text[start:].split('.', 2)[0:2] if start >= 0 else ['']
         return UserError(
-            f'it does not fit {topology.chip.kind}: {".".join(used).strip()}; set model.remat=full, '
-            'a smaller data.batch_size or larger accumulate, split more of the weights '
+            f'it does not fit {topology.chip.kind}: {".".join(used).strip()}; '
+            'set model.remat=full, a smaller data.batch_size or larger accumulate, split more of the weights '
             '(sharding.rules=fsdp), or take more chips'
         )
     return UserError(f'XLA cannot compile this for {topology.name}: {text.splitlines()[0][:300]}')
