@@ -34,6 +34,7 @@ LEVELS = {
     'tasks': 3,
     'training': 4,
     'inference': 5,
+    'planning': 5,
     'sweeps': 6,
     'launching': 7,
     'reports': 7,

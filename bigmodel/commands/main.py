@@ -57,6 +57,10 @@ COMMANDS = {
     ),
     'bench': ('step time of a config as one JSON object', '--config=experiments/quickstart.py'),
     'show': ('what a config becomes, without training', '--config=experiments/quickstart.py'),
+    'plan': (
+        'memory, collectives, speed and cost on a pod that is not here',
+        '--config=experiments/pretrain/pods.py:llama3-8b --topology=v5e:16x16 --tokens=15e12',
+    ),
     'parts': ('the slots, their choices and arguments', 'position'),
 }
 

@@ -17,6 +17,12 @@ _LLAMA = {
     'head': 'lm(tied=False)',
     'init': 'fan_in',
 }
+_LLAMA3 = {
+    **_LLAMA,
+    'position': 'rope(theta=500000.0)',
+    'num_kv_heads': 8,
+    'vocab_size': 128256,
+}
 _GPT2 = {
     'inputs': 'tokens',
     'mask': 'causal',
@@ -118,6 +124,48 @@ PRESETS: dict[str, dict[str, Any]] = {
         'width': 4096,
         'num_heads': 32,
         'ffn': 'gated(hidden=11008)',
+    },
+    # Grattafiori et al. 2024, table 3 (Llama 3), with the table of their tokenizer's ids.
+    'llama3-8b': {
+        **_LLAMA3,
+        'depth': 32,
+        'width': 4096,
+        'num_heads': 32,
+        'ffn': 'gated(hidden=14336)',
+    },
+    'llama3-70b': {
+        **_LLAMA3,
+        'depth': 80,
+        'width': 8192,
+        'num_heads': 64,
+        'ffn': 'gated(hidden=28672)',
+    },
+    'llama3-405b': {
+        **_LLAMA3,
+        'depth': 126,
+        'width': 16384,
+        'num_heads': 128,
+        'ffn': 'gated(hidden=53248)',
+    },
+    # Touvron et al. 2023b (Llama 2 70B).
+    'llama2-70b': {
+        **_LLAMA3,
+        'depth': 80,
+        'width': 8192,
+        'num_heads': 64,
+        'position': 'rope',
+        'ffn': 'gated(hidden=28672)',
+        'vocab_size': 32000,
+    },
+    # Dai et al. 2024, §4 and table 3 (DeepSeekMoE 16B), but the first layer, dense there, is like
+    # the others.
+    'deepseek-moe-16b': {
+        **_LLAMA,
+        'depth': 28,
+        'width': 2048,
+        'num_heads': 16,
+        'ffn': 'moe(experts=64, top_k=6, shared=2, hidden=1408)',
+        'vocab_size': 102400,
     },
     # Touvron et al. 2020 (DeiT-S) and Dosovitskiy et al. 2020, table 1: with data.seq_len=197 for
     # images of 224 pixels.

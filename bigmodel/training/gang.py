@@ -14,9 +14,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bigmodel.data.pipeline import Batch
 from bigmodel.sharding import inactive
-from bigmodel.training.loop import step_of
+from bigmodel.tasks.by_source import by_source
 from bigmodel.training.setup import Setup
 from bigmodel.training.state import State
+from bigmodel.training.step import make_train_step
 
 # The runs' dim of every array; companions are the same for all and have none.
 AXES = State(0, 0, 0, None)
@@ -75,7 +76,12 @@ class Gang:
         )
 
     def _compile(self, states: State) -> Any:
-        step = jax.vmap(step_of(self.setups[0]), in_axes=(AXES, 0, 0), out_axes=(AXES, 0))
+        first = self.setups[0]
+        task = by_source(first.task, first.data.parts)
+        one = make_train_step(
+            first.model, task, first.optimizer, first.config.accumulate, first.companion_models
+        )
+        step = jax.vmap(one, in_axes=(AXES, 0, 0), out_axes=(AXES, 0))
         places = jax.tree.map(lambda x: x.sharding, states)
         batch = self.put(self.batch([0], 0))
         # One run is on one device: within the step there is nothing to place.

@@ -14,12 +14,12 @@ from bigmodel.tasks.by_source import by_source
 from bigmodel.training.batches import put_batch
 from bigmodel.training.console import print_plan
 from bigmodel.training.kernel_check import check_kernels, require, summary
+from bigmodel.training.lowering import lower_step
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.running import Reason, Running, never
 from bigmodel.training.setup import Setup
 from bigmodel.training.signals import Interrupted, catch_signals
 from bigmodel.training.state import State
-from bigmodel.training.step import TrainStep, make_train_step
 
 
 def train(
@@ -86,15 +86,8 @@ def compile_beside(setup: Setup, make_state: Callable[[], State]) -> tuple[State
         return state, *compiling.result()
 
 
-def step_of(setup: Setup) -> TrainStep:
-    """The training step of a run, as a pure function."""
-    task, models = by_source(setup.task, setup.data.parts), setup.companion_models
-    return make_train_step(setup.model, task, setup.optimizer, setup.config.accumulate, models)
-
-
 def _lower(setup: Setup) -> Any:
     """The training step, traced."""
-    places = jax.tree.map(lambda a: a.sharding, setup.abstract)
     batch = put_batch(setup.data.batches(0), setup.sharding)
-    jitted = jax.jit(step_of(setup), donate_argnums=0, out_shardings=(places, None))
-    return jitted.lower(setup.abstract, batch, setup.hparams)
+    task = by_source(setup.task, setup.data.parts)
+    return lower_step(setup, task, batch, setup.companion_models)

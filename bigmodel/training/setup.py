@@ -1,7 +1,7 @@
 """From a config to everything that a run needs; all of the config is checked before compiling."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -226,13 +226,15 @@ def another(setup: Setup, config: ConfigDict) -> Setup:
     return dataclasses.replace(setup, config=config, hparams=hparams, data=data)
 
 
-def outline(config: ConfigDict, data: Data | None = None) -> Outline:
-    """`build` as far as it goes without data.
+def outline(
+    config: ConfigDict, data: Data | None = None, chips: Sequence[jax.Device] | None = None
+) -> Outline:
+    """`build` as far as it goes without data, on `chips` that need not be there (default: ours).
 
     Opens `data` only where the model depends on it: for the number of labels, and for the size of
     the vocabulary when `model.vocab_size` is 0.
     """
-    sharding = make_sharding(config.sharding.mesh, config.sharding.rules)
+    sharding = make_sharding(config.sharding.mesh, config.sharding.rules, chips)
     _check_batch(config, sharding)
     task = build_task(config.task)
     check_format(config, task)
@@ -252,8 +254,14 @@ def outline(config: ConfigDict, data: Data | None = None) -> Outline:
         shapes,
         state_sharding(sharding, boxed, shapes),
     )
-    # Placed once: a step would send them to every device again.
-    hparams = jax.device_put(hparams, sharding.replicated())
+    if chips is None:
+        # Placed once: a step would send them to every device again.
+        hparams = jax.device_put(hparams, sharding.replicated())
+    else:
+        place = sharding.replicated()
+        hparams = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), hparams
+        )
     kernel = kernel_name(config.model, platform, choose)
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
     check_masks(config, task, model)

@@ -1,0 +1,1 @@
+"""What a run takes on a pod that is not there: memory, FLOPs, bytes, collectives, time."""

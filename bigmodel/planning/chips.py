@@ -1,0 +1,59 @@
+"""What one chip of each kind can do, as its maker says."""
+
+import dataclasses
+
+from bigmodel.peaks import PEAK_FLOPS
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Dense peaks in operations a second, sizes in bytes, bandwidths in bytes a second.
+
+    `link` is what a chip sends around a ring over one dim of the torus, both ways together (TPU),
+    or to others of its node (GPU, one way); `network` what a chip sends to other nodes or slices.
+    `torus` are the most chips of a pod along each dim, () for a GPU; a dim is a ring when it is a
+    multiple of `wraps`.
+    """
+
+    kind: str
+    flops: float
+    int8: float
+    memory: float
+    bandwidth: float
+    link: float
+    network: float
+    torus: tuple[int, ...] = ()
+    wraps: int = 0
+    cores: int = 1  # devices of JAX a chip
+
+
+# TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and their table of system architectures (read
+# 2026-11); links: "How to Scale Your Model", Austin et al. 2025, chapter 2, 45 or 90 GB/s one way.
+# Network: 6.25 GB/s a TPU chip (the same, v5p and v6e). GPUs: the data sheets of A100 80GB SXM,
+# H100 SXM, H200 SXM and HGX B200; network: one port a GPU of DGX A100, H100, H200, B200 systems.
+CHIPS = {
+    'v4': Chip(
+        'TPU v4', PEAK_FLOPS['TPU v4'], 275e12, 32 * 2**30, 1228e9, 90e9, 6.25e9, (16, 16, 16), 4, 2
+    ),
+    'v5e': Chip(
+        'TPU v5e', PEAK_FLOPS['TPU v5 lite'], 394e12, 16 * 2**30, 819e9, 90e9, 6.25e9, (16, 16), 16
+    ),
+    'v5p': Chip(
+        'TPU v5p', PEAK_FLOPS['TPU v5p'], 918e12, 95e9, 2765e9, 180e9, 6.25e9, (16, 20, 28), 4
+    ),
+    'v6e': Chip(
+        'TPU v6e',
+        PEAK_FLOPS['TPU v6 lite'],
+        1836e12,
+        32 * 2**30,
+        1640e9,
+        180e9,
+        12.5e9,
+        (16, 16),
+        16,
+    ),
+    'a100': Chip('A100 80GB', PEAK_FLOPS['NVIDIA A100'], 624e12, 80e9, 2039e9, 300e9, 25e9),
+    'h100': Chip('H100', PEAK_FLOPS['NVIDIA H100'], 1979e12, 80e9, 3350e9, 450e9, 50e9),
+    'h200': Chip('H200', PEAK_FLOPS['NVIDIA H200'], 1979e12, 141e9, 4800e9, 450e9, 50e9),
+    'b200': Chip('B200', PEAK_FLOPS['NVIDIA B200'], 4500e12, 180e9, 7700e9, 900e9, 50e9),
+}

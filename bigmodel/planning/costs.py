@@ -1,0 +1,36 @@
+"""What a step costs a chip: memory by kind, FLOPs, bytes, collectives; and how long that takes."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from bigmodel.planning.collectives import Collective
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one chip at the peak of a step."""
+
+    parameters: float
+    optimizer: float
+    activations: float  # that the forward pass keeps for the backward pass
+    temporaries: float  # gradients, logits, gathered weights, and all the rest
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return self.parameters + self.optimizer + self.activations + self.temporaries
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Of one step and chip. `kernel_seconds` is Σ max(FLOPs/peak, bytes/bandwidth) over what the
+    chip executes one after the other.
+    """
+
+    memory: Memory
+    flops: float
+    num_bytes: float
+    kernel_seconds: float
+    collectives: Sequence[Collective]
+    how: str  # compiled, or analytic
+    compile_seconds: float = 0.0
