@@ -10,13 +10,12 @@ from jaxtyping import Array, Float
 
 from bigmodel.errors import UserError
 from bigmodel.layers.blockwise import Blockwise
-from bigmodel.layers.coordinates import Bias, Context, Coordinates
-from bigmodel.layers.kernel import MASKED, Kernel, Request
+from bigmodel.layers.coordinates import Context, Coordinates
+from bigmodel.layers.kernel import Kernel, Request
 from bigmodel.layers.masks import Mask
-from bigmodel.layers.running import Running, as_rows, fold, gradients, gradients_before
+from bigmodel.layers.ring_plan import Plan, gather, scatter, slots
+from bigmodel.layers.running import Running, fold, gradients, gradients_before
 from bigmodel.layers.weights import PLAIN, Normalised, Weights
-from bigmodel.layers.zigzag import from_zigzag, halves, joined, to_zigzag
-from bigmodel.sharding import Ring as Devices
 from bigmodel.sharding import on_ring, ring
 from bigmodel.specs import POSITIVE
 
@@ -71,107 +70,17 @@ class Ring(Kernel):
         fixed = [None if d else x for x, d in zip(leaves, differ, strict=True)]
         half = L // (2 * devices.ways)
         size = max(n for n in range(1, min(self.block_size, half) + 1) if half % n == 0)
-        plan = _Plan(devices, mask, G, H // G, half, size, structure, _batched(fixed, B))
+        plan = Plan(devices, mask, G, H // G, half, size, structure, _batched(fixed, B))
         return _attend(plan, q_BLHK * K**-0.5, k_BSGK, v_BSGK, learned, fixed)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """The static part of a call. `half` tokens are half of a device's, cut into blocks of `size`;
-    `batched` says which of the fixed arrays have a row for each of the batch.
-
-    The arrays come as two lists, as in `blockwise`.
-    """
-
-    devices: Devices
-    mask: Mask
-    G: int
-    R: int
-    half: int
-    size: int
-    structure: jax.tree_util.PyTreeDef
-    batched: tuple[bool, ...]
-
-    @property
-    def causal(self) -> bool:
-        return self.mask.causal
-
-    def parts(self, learned: list, fixed: list) -> tuple[Bias | None, Weights, Coordinates]:
-        leaves = [b if a is None else a for a, b in zip(learned, fixed, strict=True)]
-        return jax.tree.unflatten(self.structure, leaves)
-
-    def firsts(self, device: Array) -> Array:
-        """The first slots of the two halves that a device holds."""
-        both = halves(device, self.devices.ways, self.causal)
-        return jnp.stack(both) * self.half
-
-    def queries(self, where: Coordinates, device: Array) -> list[Coordinates]:
-        first = self.firsts(device)
-        return [_slots(where, first[i], self.half) for i in range(2)]
-
-    def blocks(self, k: Array, v: Array, device: Array) -> tuple[Array, Array, Array]:
-        """Blocks of the two halves of keys and values of a device, and their first slots."""
-        count = self.half // self.size
-        within = jnp.arange(count) * self.size
-        first = (self.firsts(device)[:, None] + within).reshape(-1)
-
-        def cut(x: Array) -> Array:
-            _, B, G, _, K = x.shape
-            x = x.reshape(2, B, G, count, self.size, K)
-            return jnp.moveaxis(x, 3, 1).reshape(2 * count, B, G, self.size, K)
-
-        return cut(k), cut(v), first
-
-    def joined(self, x: Array) -> Array:
-        """Of blocks, the two halves."""
-        count, (_, B, G, size, K) = self.half // self.size, x.shape
-        x = jnp.moveaxis(x.reshape(2, count, B, G, size, K), 1, 3)
-        return x.reshape(2, B, G, self.half, K)
-
-    def added(
-        self,
-        allowed_BLS: Array,
-        queries: Coordinates,
-        keys: Coordinates,
-        learned: list,
-        fixed: list,
-    ) -> Float[Array, '#B #G M S']:
-        """Biases, and what masks add: 0 or −1e30."""
-        bias = self.parts(learned, fixed)[0]
-        term = as_rows(jnp.where(allowed_BLS, 0.0, MASKED)[:, None], self.G, self.R)
-        return term if bias is None else term + as_rows(bias(queries, keys), self.G, self.R)
-
-    def before(self, learned: list, fixed: list) -> tuple[Array, Array]:
-        """The maximum and the sum before the first block, (1, G, M, 1)."""
-        found = self.parts(learned, fixed)[1].before(self.G * self.R)
-        shape = (1, self.G * self.R, self.half, 1)
-        return tuple(
-            as_rows(
-                jnp.broadcast_to(x_H[None, :, None, None], (1, len(x_H), *shape[2:])),
-                self.G,
-                self.R,
-            )
-            for x_H in found
-        )
-
-    def axes(self) -> list:
-        """The logical axes of (learned, fixed)."""
-        return [(), [('batch', None) if rows else () for rows in self.batched]]
-
-    def onwards(self, xs: tuple) -> tuple:
-        """What each device has goes to the next one."""
-        ways = self.devices.ways
-        turn = [(i, (i + 1) % ways) for i in range(ways)]
-        return jax.tree.map(lambda x: jax.lax.ppermute(x, self.devices.axis, turn), xs)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: _Plan, q: Array, k: Array, v: Array, learned: list, fixed: list) -> Array:
+def _attend(plan: Plan, q: Array, k: Array, v: Array, learned: list, fixed: list) -> Array:
     return _forward(plan, q, k, v, learned, fixed)[0]
 
 
 def _forward(
-    plan: _Plan, q: Array, k: Array, v: Array, learned: list, fixed: list
+    plan: Plan, q: Array, k: Array, v: Array, learned: list, fixed: list
 ) -> tuple[Array, tuple]:
     run = on_ring(
         partial(_forward_here, plan),
@@ -182,7 +91,7 @@ def _forward(
     return o, (*saved, learned, fixed)
 
 
-def _backward(plan: _Plan, saved: tuple, do: Array) -> tuple:
+def _backward(plan: Plan, saved: tuple, do: Array) -> tuple:
     run = on_ring(
         partial(_backward_here, plan),
         [*[_HALVES] * 6, *plan.axes(), _WHOLE],
@@ -195,17 +104,17 @@ _attend.defvjp(_forward, _backward)
 
 
 def _forward_here(
-    plan: _Plan, q: Array, k: Array, v: Array, learned: list, fixed: list
+    plan: Plan, q: Array, k: Array, v: Array, learned: list, fixed: list
 ) -> list[Array]:
     """The forward pass of one device, from its part of the rows to its part of the output."""
-    q, k, v = (_scatter(plan, x) for x in (q, k, v))
+    q, k, v = (scatter(plan, x) for x in (q, k, v))
     _, weights, where = plan.parts(learned, fixed)
     me = jax.lax.axis_index(plan.devices.axis)
     queries = plan.queries(where, me)
 
     def see(all_running: list[Running], block: tuple) -> tuple[list[Running], None]:
         k, v, first = block
-        keys = _slots(where, first, plan.size)
+        keys = slots(where, first, plan.size)
 
         def half(running: Running, q: Array, here: Coordinates) -> Running:
             allowed = plan.mask(here, keys)
@@ -232,11 +141,11 @@ def _forward_here(
     )
     highest, total, o = (jnp.stack(xs) for xs in zip(*all_running, strict=True))
     o = (o / total).astype(v.dtype)
-    return [_gather(plan, o, plan.R), q, k, v, o, highest, total]
+    return [gather(plan, o, plan.R), q, k, v, o, highest, total]
 
 
 def _backward_here(
-    plan: _Plan,
+    plan: Plan,
     q: Array,
     k: Array,
     v: Array,
@@ -248,7 +157,7 @@ def _backward_here(
     do: Array,
 ) -> list[Array | list]:
     """The backward pass of one device; gradients of keys and values go round with them."""
-    do = _scatter(plan, do)
+    do = scatter(plan, do)
     shift = jnp.sum(do.astype(jnp.float32) * o.astype(jnp.float32), -1, keepdims=True)
     _, weights, where = plan.parts(learned, fixed)
     me = jax.lax.axis_index(plan.devices.axis)
@@ -257,7 +166,7 @@ def _backward_here(
 
     def see(carry: tuple, block: tuple) -> tuple[tuple, tuple]:
         (k, v, first), (dqs, d_learned) = block, carry
-        keys = _slots(where, first, plan.size)
+        keys = slots(where, first, plan.size)
         dk, dv = (jnp.zeros(x.shape, jnp.float32) for x in (k, v))
         new = []
         for (q, *after), here, dq in zip(rows, queries, dqs, strict=True):
@@ -298,11 +207,11 @@ def _backward_here(
         )
         d_learned = jax.tree.map(jnp.add, d_learned, more)
     d_learned = jax.lax.psum(d_learned, plan.devices.axes)
-    dq = _gather(plan, jnp.stack(dqs).astype(q.dtype), plan.R)
-    return [dq, *(_gather(plan, x.astype(k.dtype), 1) for x in (dk, dv)), d_learned]
+    dq = gather(plan, jnp.stack(dqs).astype(q.dtype), plan.R)
+    return [dq, *(gather(plan, x.astype(k.dtype), 1) for x in (dk, dv)), d_learned]
 
 
-def _where_seen(plan: _Plan, allowed: Array, look: Any, skip: Any, sums: Any) -> Any:
+def _where_seen(plan: Plan, allowed: Array, look: Any, skip: Any, sums: Any) -> Any:
     """`look(sums)`, or `sums` when the mask hides all of the block.
 
     Only of causal masks, in which every query sees at least itself: what the reference gives for a
@@ -317,25 +226,5 @@ def _score(weights: Weights, q_BGMK: Array, k_BGSK: Array) -> Float[Array, 'B G 
     return weights.score(jnp.einsum('BGMK,BGSK->BGMS', q_BGMK, k_BGSK).astype(jnp.float32))
 
 
-def _slots(where: Coordinates, first: Array, size: int) -> Coordinates:
-    """`size` places from `first` on."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size, -1), where)
-
-
 def _batched(fixed: list, rows: int) -> tuple[bool, ...]:
     return tuple(x is not None and x.ndim == 2 and len(x) == rows > 1 for x in fixed)
-
-
-def _scatter(plan: _Plan, x_BLHK: Array) -> Float[Array, '2 B G M K']:
-    """A device's part of the rows, as the halves that it computes with."""
-    both = joined(x_BLHK, plan.G)
-    return to_zigzag(both, plan.devices.axis, plan.devices.ways) if plan.causal else both
-
-
-def _gather(plan: _Plan, x: Array, R: int) -> Float[Array, 'B L H K']:
-    """The inverse of `_scatter`, of R heads for each key head."""
-    if plan.causal:
-        x = from_zigzag(x, plan.devices.axis, plan.devices.ways)
-    _, B, G, M, K = x.shape
-    x = x.reshape(2, B, G, R, M // R, K).transpose(1, 0, 4, 2, 3, 5)
-    return x.reshape(B, -1, G * R, K)
