@@ -1,4 +1,4 @@
-"""`train --launcher`: what is run elsewhere, with stand-ins for the programs that reach it (15 s)."""
+"""`train --launcher`: what is run elsewhere, with stand-ins for what reaches it (15 s)."""
 
 import json
 import os
@@ -27,8 +27,7 @@ def stand_in(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     folder.mkdir()
     monkeypatch.setenv('PATH', f'{folder}:{os.environ["PATH"]}')
     monkeypatch.setattr(command, 'check_committed', lambda: None)
-    for module in (google,):
-        monkeypatch.setattr(module, 'check_committed', lambda: None)
+    monkeypatch.setattr(google, 'check_committed', lambda: None)
     monkeypatch.setattr(google, 'POLL', 0.01)
 
     def add(name: str, code: str = '') -> Callable[[], list[list[str]]]:
@@ -46,7 +45,7 @@ def train(monkeypatch: pytest.MonkeyPatch, *argv: str) -> int:
 
 
 def verbs(calls: list[list[str]]) -> list[str]:
-    return [call[4] if call[3] == 'queued-resources' else call[4] for call in calls]
+    return [call[4] for call in calls]
 
 
 def test_by_default_commands_are_shown_and_nothing_runs(stand_in, monkeypatch, tmp_path, capsys):
@@ -114,6 +113,8 @@ def test_a_workload_is_queued_followed_and_removed(stand_in, monkeypatch):
     pod = '--pod=name=n cluster=c zone=z type=v5litepod-256 slices=2 retries=3'
     assert train(monkeypatch, '--launcher=gke', pod, '--dry_run=false', '--config.seed=4') == 0
     create, log, delete = calls()
+    (folder,) = (a.partition('=')[2] for a in create if a.startswith('--script-dir='))
+    assert (pathlib.Path(folder) / 'launch.py').exists()
     assert create[1:3] == ['workload', 'create'] and '--num-slices=2' in create
     assert '--max-restarts=3' in create and 'launch.py train --config.seed=4' in create[-1]
     assert log[1:3] == ['logs', '--follow'] and delete[1:3] == ['workload', 'delete']
@@ -121,7 +122,8 @@ def test_a_workload_is_queued_followed_and_removed(stand_in, monkeypatch):
 
 def test_hosts_by_ssh_train_one_run(stand_in, monkeypatch, tmp_path):
     """A stand-in that runs what ssh would send: two processes, really trained."""
-    code = 'words = [w for w in sys.argv[1:] if w != "-tt"][1:]\nos.execvp("bash", ["bash", "-c", *words])\n'
+    code = 'words = [w for w in sys.argv[1:] if w != "-tt"][1:]\n'
+    code += 'os.execvp("bash", ["bash", "-c", *words])\n'
     monkeypatch.setenv('HOME', str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('bigmodel.launching.ssh.check_committed', lambda: None)
