@@ -71,13 +71,17 @@ def read(text: str, flag: str, defaults: Mapping[str, str | None]) -> dict[str, 
     return {key: value or '' for key, value in defaults.items()} | given
 
 
-def commit() -> str:
-    """The commit of this code; raises UserError where files differ from it."""
-    require('git')
-    git = ('git', '-C', str(ROOT))
-    if Command('', (*git, 'status', '--porcelain', '--untracked-files=no')).answer():
+def check_committed() -> None:
+    """Raises UserError where files of the code differ from their commit, which is what is sent."""
+    words = ('git', '-C', str(ROOT), 'status', '--porcelain', '--untracked-files=no')
+    if Command('', words).answer():
         raise UserError('the code differs from its commit, which is what is sent; commit it first')
-    found = Command('', (*git, 'rev-parse', 'HEAD')).answer()
+
+
+def commit() -> str:
+    """The commit of this code."""
+    require('git')
+    found = Command('', ('git', '-C', str(ROOT), 'rev-parse', 'HEAD')).answer()
     if not found:
         raise UserError(f'{ROOT.name}/ is no git checkout, so there is no state of it to send')
     return found
@@ -99,5 +103,5 @@ def unpack(folder: str, requirement: str) -> str:
 
 def start(folder: str, python: str, train: Sequence[str], before: str = '') -> str:
     """A shell line, for each host, that trains; `before` is a line of the user's."""
-    line = f'cd {folder} && exec {python} launch.py train {shlex.join(train)}'
+    line = f'cd {folder} && exec {python} {shlex.join(("launch.py", "train", *train))}'
     return f'{before} && {line}' if before else line

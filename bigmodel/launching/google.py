@@ -6,7 +6,17 @@ import time
 from collections.abc import Sequence
 
 from bigmodel.errors import UserError
-from bigmodel.launching.command import Command, archive, commit, read, require, start, unpack
+from bigmodel.launching.command import (
+    ROOT,
+    Command,
+    archive,
+    check_committed,
+    commit,
+    read,
+    require,
+    start,
+    unpack,
+)
 
 TPU_VM = {
     'name': None,
@@ -68,6 +78,7 @@ class TpuVm:
     def run(self) -> int:
         """Trains to the end, also after preemptions, and tears down; returns an exit code."""
         require('gcloud', 'git')
+        check_committed()
         create, show, pack, send, install, begin, drop = self.commands()
         pack.must()
         for _ in range(int(self._o['retries']) + 1):
@@ -84,9 +95,11 @@ class TpuVm:
         raise UserError(f'the slice was preempted {self._o["retries"]} times; see --pod retries=')
 
     def _wait(self, show: Command) -> int:
-        """0 when the slice is there, 1 when it will not be."""
+        """0 when the slice is there, 1 when it was preempted before."""
         while (state := show.answer()) != 'ACTIVE':
-            if state in ('FAILED', 'SUSPENDED', 'SUSPENDING'):
+            if state == 'FAILED':
+                raise UserError('the slice cannot be made; `gcloud … describe` above says why')
+            if state in ('SUSPENDED', 'SUSPENDING'):
                 return 1
             print(f'the slice is {state or "unknown"}', flush=True)
             time.sleep(POLL)
@@ -104,19 +117,23 @@ class Gke:
         o = self._o
         of = (f'--cluster={o["cluster"]}', f'--zone={o["zone"]}')
         of += (f'--project={o["project"]}',) if o['project'] else ()
+        code = commit()
+        folder = os.path.join(tempfile.gettempdir(), f'bigmodel-{code[:12]}')
+        unpacked = f'mkdir -p {folder} && git -C {ROOT} archive {code} | tar x -C {folder}'
         install = "pip install -q -r requirements.txt 'jax[tpu]'"
         before = ' && '.join(filter(None, (install, o['before'])))
         create = (
             *('xpk', 'workload', 'create', *of, f'--workload={o["name"]}'),
             *(f'--tpu-type={o["type"]}', f'--num-slices={o["slices"]}'),
             *(f'--base-docker-image={o["image"]}', f'--max-restarts={o["retries"]}'),
-            *('--script-dir=.', '--command', start('.', 'python', self._train, before)),
+            *(f'--script-dir={folder}', '--command', start('.', 'python', self._train, before)),
         )
         log = ('kubectl', 'logs', '--follow', '--pod-running-timeout=24h')
         log += (f'job/{o["name"]}-slice-job-0',)
         delete = ('xpk', 'workload', 'delete', *of, f'--workload={o["name"]}', '--force')
         return [
-            Command(f'queue, with the code of {commit()[:12]}, on every worker', create),
+            Command('the code of this commit', ('sh', '-c', unpacked)),
+            Command('queue, with this code, on every worker', create),
             Command('the log of the first worker', log),
             Command('tear down', delete),
         ]
@@ -124,7 +141,9 @@ class Gke:
     def run(self) -> int:
         """Queues the workload, follows its log to the end and removes it."""
         require('xpk', 'kubectl')
-        create, log, delete = self.commands()
+        check_committed()
+        unpacked, create, log, delete = self.commands()
+        unpacked.must()
         create.must()
         code = log.run()
         delete.must()

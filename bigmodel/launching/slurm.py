@@ -2,9 +2,9 @@
 is over or another job displaces it.
 """
 
+import pathlib
 from collections.abc import Sequence
 
-from bigmodel.errors import UserError
 from bigmodel.launching.command import ROOT, Command
 from bigmodel.sweeps import slurm
 
@@ -26,13 +26,8 @@ class Slurm:
 
     def run(self) -> int:
         """Queues the job and says which it is."""
-        import pathlib
-
         logs = pathlib.Path('runs/slurm').resolve()
         executor = slurm.executor(logs, self._options)
-        try:
-            job = executor.submit(slurm.Worker(['train', *self._train]))
-        except Exception as e:
-            raise UserError(f'--launcher=slurm: sbatch refused: {e}') from e
-        print(f'queued as {job.job_id}, logs in {logs}', flush=True)
+        (job,) = slurm.submit_all(executor, [slurm.Worker(['train', *self._train])])
+        print(f'queued as {job}, logs in {logs}', flush=True)
         return 0

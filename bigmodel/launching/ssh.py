@@ -6,7 +6,16 @@ import tempfile
 from collections.abc import Sequence
 
 from bigmodel.errors import UserError
-from bigmodel.launching.command import Command, archive, commit, read, require, start, unpack
+from bigmodel.launching.command import (
+    Command,
+    archive,
+    check_committed,
+    commit,
+    read,
+    require,
+    start,
+    unpack,
+)
 
 SSH = {
     'hosts': None,  # a,b,c: the first one is that of the coordinator
@@ -54,6 +63,7 @@ class Ssh:
     def run(self) -> int:
         """Sends, installs, starts all hosts and shows what the first says; returns an exit code."""
         require('ssh', 'git')
+        check_committed()
         commands = self.commands()
         starts = commands[-len(self._hosts) :]
         for command in commands[: -len(self._hosts)]:

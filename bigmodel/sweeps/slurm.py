@@ -126,9 +126,14 @@ def submit(executor: Any, arguments: Sequence[str], count: int) -> list[str]:
     """Queues `launch.py sweep *arguments --worker=I/N` for each of `count` workers; returns the ids
     of their jobs. Raises UserError with what sbatch says when it refuses.
     """
+    workers = [Worker(['sweep', *arguments, f'--worker={i}/{count}']) for i in range(count)]
+    return submit_all(executor, workers)
+
+
+def submit_all(executor: Any, workers: Sequence[Worker]) -> list[str]:
+    """Queues workers; returns the ids of their jobs. Raises UserError when sbatch refuses."""
     import submitit
 
-    workers = [Worker(['sweep', *arguments, f'--worker={i}/{count}']) for i in range(count)]
     try:
         jobs = executor.submit_array(workers)
     except submitit.core.utils.FailedJobError as e:
