@@ -24,8 +24,8 @@ class Collective:
     kind: str
     axes: tuple[str, ...]
     ways: int
-    num_bytes: float
-    times: float
+    num_bytes: float | int
+    times: float | int
     overlaps: bool
 
 

@@ -122,7 +122,7 @@ def _refused(e: Exception, topology: Topology) -> UserError:
         used = text[start:].split('.', 2)[0:2] if start >= 0 else ['']
         return UserError(
             f'it does not fit {topology.chip.kind}: {".".join(used).strip()}; '
-            'set model.remat=full, a smaller data.batch_size or larger accumulate, split more of the weights '
-            '(sharding.rules=fsdp), or take more chips'
+            'set model.remat=full, a smaller data.batch_size or larger accumulate, split more of '
+            'the weights (sharding.rules=fsdp), or take more chips'
         )
     return UserError(f'XLA cannot compile this for {topology.name}: {text.splitlines()[0][:300]}')

@@ -10,10 +10,10 @@ from bigmodel.planning.collectives import Collective
 class Memory:
     """Bytes of one chip at the peak of a step."""
 
-    parameters: float
-    optimizer: float
-    activations: float  # that the forward pass keeps for the backward pass
-    temporaries: float  # gradients, logits, gathered weights, and all the rest
+    parameters: float | int
+    optimizer: float | int
+    activations: float | int  # that the forward pass keeps for the backward pass
+    temporaries: float | int  # gradients, logits, gathered weights, and all the rest
 
     @property
     def total(self) -> float:
@@ -28,9 +28,9 @@ class Costs:
     """
 
     memory: Memory
-    flops: float
-    num_bytes: float
-    kernel_seconds: float
+    flops: float | int
+    num_bytes: float | int
+    kernel_seconds: float | int
     collectives: Sequence[Collective]
     how: str  # compiled, or analytic
     compile_seconds: float = 0.0
