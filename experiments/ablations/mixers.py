@@ -2,11 +2,13 @@
 
     python launch.py sweep --config=experiments/ablations/mixers.py:mqar
 
-Recall of four pairs (mqar), accuracy after 400 steps at one rate, one seed: attention with RoPE
-1.000, gated DeltaNet 0.994, attention with a causal mask alone 0.926, the hybrid 0.717, RG-LRU
-0.654, Mamba-2 0.560, GRU 0.539, linear attention 0.534, retention 0.436, LSTM 0.413, gated
-convolutions 0.133, short ones 0.121. Two shared CPU cores; README.md beside this folder has what is
-measured of selective_copying.
+Recall of four pairs (mqar), accuracy after 400 steps at one rate, seeds 0 to 2: attention with RoPE
+1.000, gated DeltaNet 0.996, attention with a causal mask alone 0.872, Mamba-2 0.798, the hybrid
+0.687, RG-LRU 0.613, GRU 0.537, LSTM 0.477, linear attention 0.461, retention 0.435, gated
+convolutions 0.133, short ones 0.120. Induction: RG-LRU, gated DeltaNet, Mamba-2, GRU, LSTM and the
+hybrid 1.000, attention with RoPE 0.983, with a causal mask alone 0.689, linear attention 0.582,
+retention 0.372, convolutions 0.268 and 0.192. Two shared CPU cores, 5 to 15 s a run; README.md
+beside this folder has what is measured of selective_copying.
 """
 
 from ml_collections import ConfigDict
