@@ -203,7 +203,7 @@ def by_shard(
     return run
 
 
-def make_sharding(mesh: str, rules: str, devices: Sequence[jax.Device] | None = None) -> Sharding:
+def make_sharding(mesh: str, rules: str, devices: Sequence[Any] | None = None) -> Sharding:
     """Builds the mesh `'data=-1'` over `devices` (default: all) with a preset of `RULES`."""
     devices = list(devices if devices is not None else jax.devices())
     if rules not in RULES:

@@ -142,7 +142,7 @@ def _collectives(plan: Outline) -> list[Collective]:
     mesh, config = plan.sharding.mesh.shape, plan.config
     found = []
 
-    def add(kind: str, axes: tuple[str, ...], size: float, times: float, overlaps: bool) -> None:
+    def add(kind: str, axes: tuple[str, ...], size: float | int, times: float | int, overlaps: bool) -> None:
         ways = math.prod(mesh[a] for a in axes)
         if ways > 1:
             each = sent(kind, size, ways)
