@@ -33,10 +33,27 @@ class Chip:
 # H100 SXM, H200 SXM and HGX B200; network: one port a GPU of DGX A100, H100, H200, B200 systems.
 CHIPS = {
     'v4': Chip(
-        'TPU v4', PEAK_FLOPS['TPU v4'], 275e12, 32 * 2.0**30, 1228e9, 90e9, 6.25e9, (16, 16, 16), 4, 2
+        'TPU v4',
+        PEAK_FLOPS['TPU v4'],
+        275e12,
+        32 * 2.0**30,
+        1228e9,
+        90e9,
+        6.25e9,
+        (16, 16, 16),
+        4,
+        2,
     ),
     'v5e': Chip(
-        'TPU v5e', PEAK_FLOPS['TPU v5 lite'], 394e12, 16 * 2.0**30, 819e9, 90e9, 6.25e9, (16, 16), 16
+        'TPU v5e',
+        PEAK_FLOPS['TPU v5 lite'],
+        394e12,
+        16 * 2.0**30,
+        819e9,
+        90e9,
+        6.25e9,
+        (16, 16),
+        16,
     ),
     'v5p': Chip(
         'TPU v5p', PEAK_FLOPS['TPU v5p'], 918e12, 95e9, 2765e9, 180e9, 6.25e9, (16, 20, 28), 4

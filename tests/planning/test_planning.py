@@ -121,7 +121,10 @@ def test_a_batch_without_data_is_what_data_would_give() -> None:
     )
 
 
-def test_search_ranks_what_fits_and_says_when_nothing_does() -> None:
+def test_search_ranks_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('bigmodel.planning.search.TENSOR', (1, 2))
+    monkeypatch.setattr('bigmodel.planning.search.REMATS', ('none',))
+    monkeypatch.setattr('bigmodel.planning.search.BATCHES', (1.0,))
     config = tiny(num_heads=8, num_kv_heads=8)
     found, _ = search(config, parse_topology('h100:8x1'))
     speeds = [p.estimate.tokens_per_second for p in found]
