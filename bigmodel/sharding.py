@@ -276,7 +276,7 @@ def on_ring(f: Callable[..., Any], axes: Sequence[Any], out_axes: Any) -> Callab
     )
 
 
-def make_sharding(mesh: str, rules: str, devices: Sequence[jax.Device] | None = None) -> Sharding:
+def make_sharding(mesh: str, rules: str, devices: Sequence[Any] | None = None) -> Sharding:
     """Builds the mesh `'data=-1'` over `devices` (default: all) with presets of `rules.py`."""
     placed = rules_of(rules)
     made = make_mesh(mesh, list(devices if devices is not None else jax.devices()))

@@ -45,14 +45,23 @@ def analytic_costs(
     platform = 'tpu' if topology.is_tpu else 'gpu'
     plan = outline(config, chips=[Imagined(i, platform) for i in range(topology.num_devices)])
     one = _of_one_device(plan)
-    key, traces = one.to_json_best_effort(), {} if traces is None else traces
+    traces = {} if traces is None else traces
+    plain = one.copy_and_resolve_references()
+    plain.model.remat = 'none'
+    return plan, costs_of(plan, topology, _traced(one, traces), _traced(plain, traces))
+
+
+def _traced(one: ConfigDict, traces: dict[str, Traced]) -> Traced:
+    key = one.to_json_best_effort()
     if key not in traces:
         traces[key] = trace(outline(one, chips=[Imagined(0, 'cpu')]))
-    return plan, costs_of(plan, topology, traces[key])
+    return traces[key]
 
 
-def costs_of(plan: Outline, topology: Topology, traced: Traced) -> Costs:
-    """What the step of an outline costs by the model; `traced` is of one device's part of it."""
+def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -> Costs:
+    """What the step of an outline costs by the model; `traced` is of one device's part of it, and
+    `plain` of the same when nothing is recomputed.
+    """
     chip, tensor = topology.chip, plan.sharding.mesh.shape['tensor']
     accumulate = plan.config.accumulate
     flops = num_bytes = seconds = 0.0
@@ -68,7 +77,7 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced) -> Costs:
     update = 2 * sum(state) + state[0]  # reads and writes, and the gradient
     cores = chip.cores
     return Costs(
-        _memory(plan, traced, state, cores),
+        _memory(plan, traced, plain, state, cores),
         cores * flops,
         cores * (num_bytes + update),
         seconds + cores * update / chip.bandwidth,
@@ -91,23 +100,32 @@ def _of_one_device(plan: Outline) -> ConfigDict:
     return config
 
 
-def _memory(plan: Outline, traced: Traced, state: tuple[int, int], cores: int) -> Memory:
-    mesh, width = plan.sharding.mesh.shape, plan.config.model.width
-    vocab = plan.config.model.vocab_size
-    # The residual stream is whole on every chip of `tensor`; heads and hidden units are split.
-    kept = sum(
-        math.prod(x.shape) * x.dtype.itemsize / (1 if x.shape[-1:] == (width,) else mesh['tensor'])
-        for x in traced.kept
-        if x.shape[-1:] != (vocab,)
-    )
-    gradients = state[0]
+def _memory(
+    plan: Outline, traced: Traced, plain: Traced, state: tuple[int, int], cores: int
+) -> Memory:
     config = plan.config
+    kept = _kept(plan, traced)
+    # What is recomputed of one layer is there while its backward pass runs.
+    again = 0.0 if config.model.remat == 'none' else _kept(plan, plain) / config.model.depth
     tokens = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
     # Float32, and their gradient as the products of the head take it.
-    logits = (4 + 2) * tokens * vocab / mesh['tensor']
-    gathered = 2 * max(_whole_layer(plan), default=0)
-    rest = gradients + logits + gathered
+    logits = (4 + 2) * tokens * config.model.vocab_size / plan.sharding.mesh.shape['tensor']
+    gathered = 2 * max(_whole_layer(plan), default=0.0)
+    gradients = state[0]
+    rest = gradients + again + logits + gathered
     return Memory(cores * state[0], cores * state[1], cores * kept, cores * rest)
+
+
+def _kept(plan: Outline, traced: Traced) -> float:
+    """The residual stream is whole on every chip of `tensor`; heads and hidden units are split.
+    Logits count elsewhere.
+    """
+    model, tensor = plan.config.model, plan.sharding.mesh.shape['tensor']
+    return sum(
+        math.prod(x.shape) * x.dtype.itemsize / (1 if x.shape[-1:] == (model.width,) else tensor)
+        for x in traced.kept
+        if x.shape[-1:] != (model.vocab_size,)
+    )
 
 
 def _whole_layer(plan: Outline) -> list[float]:
@@ -142,7 +160,9 @@ def _collectives(plan: Outline) -> list[Collective]:
     mesh, config = plan.sharding.mesh.shape, plan.config
     found = []
 
-    def add(kind: str, axes: tuple[str, ...], size: float, times: float, overlaps: bool) -> None:
+    def add(
+        kind: str, axes: tuple[str, ...], size: float | int, times: float | int, overlaps: bool
+    ) -> None:
         ways = math.prod(mesh[a] for a in axes)
         if ways > 1:
             each = sent(kind, size, ways)

@@ -63,7 +63,7 @@ def _with_fused(
 
 
 def _collective(
-    where: Computation, i: Instruction, times: float, is_fused: bool, mesh: Mapping[str, int]
+    where: Computation, i: Instruction, times: float | int, is_fused: bool, mesh: Mapping[str, int]
 ) -> Collective | None:
     kind = i.opcode.removesuffix('-start')
     if kind not in KINDS:
@@ -83,7 +83,7 @@ def _collective(
     return Collective(kind, axes, ways, sent(kind, whole, ways), times, overlaps)
 
 
-def sent(kind: str, whole: float, ways: int) -> float:
+def sent(kind: str, whole: float | int, ways: int) -> float | int:
     """What a chip sends, around a ring: of an all-reduce everything twice, but its own part."""
     if kind == 'collective-permute':
         return whole

@@ -16,7 +16,7 @@ class Memory:
     temporaries: float | int  # gradients, logits, gathered weights, and all the rest
 
     @property
-    def total(self) -> float:
+    def total(self) -> float | int:
         """All together."""
         return self.parameters + self.optimizer + self.activations + self.temporaries
 

@@ -49,8 +49,8 @@ def estimate(
     """
     chip = topology.chip
     times = [(c, seconds_of(c, topology, mesh)) for c in costs.collectives]
-    hidden = sum(s for c, s in times if c.overlaps)
-    exposed = sum(s for c, s in times if not c.overlaps)
+    hidden = float(sum(s for c, s in times if c.overlaps))
+    exposed = float(sum(s for c, s in times if not c.overlaps))
     memory = costs.num_bytes / chip.bandwidth
     step = max(costs.kernel_seconds, memory, hidden) + exposed
     rate = tokens / topology.num_chips / step

@@ -19,9 +19,9 @@ class Product:
     of weights and values, for each row and head.
     """
 
-    flops: float
+    flops: float | int
     num_bytes: float
-    times: float
+    times: float | int
     is_attention: bool
 
 
@@ -50,7 +50,7 @@ def trace(plan: Outline) -> Traced:
     return Traced(own, tuple(_products(gradient.jaxpr, 1.0)))
 
 
-def _products(jaxpr: Any, times: float) -> Iterator[Product]:
+def _products(jaxpr: Any, times: float | int) -> Iterator[Product]:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ('dot_general', 'ragged_dot', 'ragged_dot_general'):
             yield Product(_flops(eqn), _bytes(eqn), times, _is_attention(eqn))

@@ -227,7 +227,7 @@ def another(setup: Setup, config: ConfigDict) -> Setup:
 
 
 def outline(
-    config: ConfigDict, data: Data | None = None, chips: Sequence[jax.Device] | None = None
+    config: ConfigDict, data: Data | None = None, chips: Sequence[Any] | None = None
 ) -> Outline:
     """`build` as far as it goes without data, on `chips` that need not be there (default: ours).
 
