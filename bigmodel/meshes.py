@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from bigmodel.rules import MESH_AXES
 SLOW = 'dcn_'  # of an axis between slices, over the data centre's network
 
 
-def make_mesh(text: str, devices: Sequence[jax.Device]) -> Mesh:
+def make_mesh(text: str, devices: Sequence[Any]) -> Mesh:
     """The mesh of `text` over the first devices; axes that it does not name have size 1."""
     sizes = mesh_sizes(text, len(devices))
     shape = tuple(sizes[a] * sizes[SLOW + a] for a in MESH_AXES)

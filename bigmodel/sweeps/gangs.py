@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from bigmodel.sweeps.plan import Job, Plan
+from bigmodel.training.programs import program_of
+from bigmodel.training.setup import resolve
 from bigmodel.training.together import is_trained_alone
 
 MOST = 16  # on one device, unless told
@@ -18,15 +20,18 @@ def grouped(plan: Plan, jobs: Sequence[Job], asked: int) -> list[Group]:
 
     `asked` is the most of a group; 0 lets the devices say.
     """
-    by_program: dict[int | str, list[Job]] = {}
+    by_program: dict[str, list[Job]] = {}
     for job in jobs:
-        arm = plan.arm(job.arm)
-        alone = is_trained_alone(plan.config(arm, job.seed))
-        by_program.setdefault(str(job) if alone else arm.facts['program'], []).append(job)
-    groups = []
+        config = resolve(plan.config(plan.arm(job.arm), job.seed))
+        key = str(job) if is_trained_alone(config) else program_of(config)
+        by_program.setdefault(key, []).append(job)
+    groups: list[Group] = []
     for together in by_program.values():
         count = -(-len(together) // most_together(asked, _facts(plan, together)))
-        groups += [tuple(together[i::count]) for i in range(count)]
+        made = [tuple(together[i::count]) for i in range(count)]
+        # Fewer than there are devices leave some idle, which one after the other all use.
+        apart = not asked and len(made[0]) < jax.local_device_count()
+        groups += [(job,) for job in together] if apart else made
     return groups
 
 
@@ -41,7 +46,7 @@ def most_together(asked: int, facts: Sequence[Mapping[str, int]]) -> int:
         return asked or 1
     need = max(fact['memory_bytes'] for fact in facts)
     there = [(d.memory_stats() or {}).get('bytes_limit', 0) for d in jax.local_devices()]
-    return max(1, sum(min(MOST, int(PART * limit / need)) for limit in there))
+    return max(1, len(there) * min(MOST, int(PART * min(there) / need)))
 
 
 def _facts(plan: Plan, jobs: Sequence[Job]) -> list[Mapping[str, int]]:

@@ -35,7 +35,7 @@ class Worker:
 
     def __init__(self, sweep: SweepDir, index: int, count: int, together: int = 0) -> None:
         self._sweep, self._index, self._count, self._together = sweep, index, count, together
-        self._builder = Builder()
+        self._builder, self._alone = Builder(), set[Job]()
         self._studies: NoStudies = open_search(sweep, sweep.read_plan())
 
     def work(self, jobs: Sequence[Job], search: bool = True) -> None:
@@ -71,19 +71,24 @@ class Worker:
 
     def _try(self, group: Group) -> bool:
         """Whether this worker had to do runs of the group, and has."""
+        # One that the group could not train, or whose process died, is tried alone.
+        apart = [job for job in group if job in self._alone or self._sweep.deaths(job)]
+        together = tuple(job for job in group if job not in apart)
+        return any([self._do(jobs) for jobs in (together, *((job,) for job in apart)) if jobs])
+
+    def _do(self, group: Group) -> bool:
+        """Whether runs of the group were open, and are not any more."""
         with contextlib.ExitStack() as held:
             ours = [job for job in group if self._claimed(job, held)]
             plan = self._sweep.read_plan()  # it may have been made anew, and a search adds to it
             ours = [job for job in ours if job in plan.jobs]
-            deaths = {job: self._sweep.deaths(job) for job in ours}
             for job in ours:
-                if deaths[job] >= MOST_DEATHS:
+                if self._sweep.deaths(job) >= MOST_DEATHS:
                     what = f'its process died {MOST_DEATHS} times while it ran (of memory?)'
                     self._sweep.fail(job, what)
-            # Whose process died is tried alone, as it may be the cause.
-            together = [job for job in ours if not deaths[job]]
-            alone = [(job,) for job in ours if 0 < deaths[job] < MOST_DEATHS]
-            for jobs in filter(None, [tuple(together), *alone]):
+                    return True
+            # A plan that was made anew may have changed what is one program.
+            for jobs in grouped(plan, ours, len(ours) or 1):
                 self._noted(plan, jobs)
             return bool(ours)
 
@@ -107,37 +112,35 @@ class Worker:
 
     def _train(self, plan: Plan, jobs: Group) -> None:
         if len(jobs) > 1:
-            jobs = self._train_together(plan, jobs)
-        for job in jobs:
-            print(f'\n=== {job}', flush=True)
-            run, reason = RunDir(self._sweep.run_dir(job)), partial(self._reason_to_stop, job)
+            self._train_together(plan, jobs)
+        else:
+            self._train_alone(plan, jobs[0])
+
+    def _train_alone(self, plan: Plan, job: Job) -> None:
+        print(f'\n=== {job}', flush=True)
+        run, reason = RunDir(self._sweep.run_dir(job)), partial(self._reason_to_stop, job)
+        try:
             config = resolve(plan.config(plan.arm(job.arm), job.seed))
-            try:
-                outcome: Any = run_to_end(run, config, self._builder, reason)
-            except Interrupted:  # saved, and no failure
-                raise
-            except Exception as e:  # one arm must not stop the others
-                outcome = e
-            self._tell(job, outcome)
+            outcome: Any = run_to_end(run, config, self._builder, reason)
+        except Interrupted:  # saved, and no failure
+            raise
+        except Exception as e:  # one arm must not stop the others
+            outcome = e
+        self._tell(job, outcome)
 
-    def _train_together(self, plan: Plan, jobs: Group) -> Group:
-        """Trains runs in one program; returns those that are to be trained alone after all."""
+    def _train_together(self, plan: Plan, jobs: Group) -> None:
+        """Trains runs in one program; what that cannot do is left open, to be done alone."""
         print(f'\n=== {len(jobs)} together: {", ".join(map(str, jobs))}', flush=True)
-        told: set[Job] = set()
-
-        def tell(job: Job, outcome: Any) -> None:
-            told.add(job)
-            self._tell(job, outcome)
-
         members = []
         for job in jobs:
             run, reason = RunDir(self._sweep.run_dir(job)), partial(self._reason_to_stop, job)
             try:
                 config = resolve(plan.config(plan.arm(job.arm), job.seed))
                 run.check(config)
-                members.append(Member(self._builder(config), run, partial(tell, job), reason))
-            except UserError as e:
-                tell(job, e)
+                tell = partial(self._tell, job)
+                members.append(Member(self._builder(config), run, tell, reason))
+            except Exception as e:
+                self._tell(job, e)
         try:
             if members:
                 train_together(members)
@@ -145,7 +148,7 @@ class Worker:
             raise
         except Exception as e:  # of the program that they share: memory, or what vmap cannot do
             print(f'together they cannot be trained, hence one after the other: {_words(e)}')
-        return tuple(job for job in jobs if job not in told)
+            self._alone.update(jobs)
 
     def _reason_to_stop(self, job: Job, run: RunDir) -> str:
         return self._studies.reason_to_stop(job, run)

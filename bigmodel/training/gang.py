@@ -31,6 +31,7 @@ class Gang:
 
     def __init__(self, setups: Sequence[Setup]) -> None:
         first = setups[0]
+        assert all(setup.programs is first.programs for setup in setups), 'of one program'
         devices = list(first.sharding.mesh.devices.flat)
         self.setups = [*setups, *[first] * (-len(setups) % len(devices))]
         self._mesh = Mesh(np.array(devices), ('arm',), axis_types=(AxisType.Auto,))
@@ -39,7 +40,7 @@ class Gang:
         self.hparams = self._side_by_side([setup.hparams for setup in self.setups])
 
     def states(self, states: Sequence[State]) -> State:
-        """The states of the runs side by side."""
+        """The states of the runs side by side; companions are those of the first."""
         filled = [*states, *states[:1] * (len(self.setups) - len(states))]
         companions = jax.device_put(states[0].companions, self._everywhere)
         stacked = self._side_by_side([state.replace(companions={}) for state in filled])
@@ -81,7 +82,16 @@ class Gang:
         one = make_train_step(
             first.model, task, first.optimizer, first.config.accumulate, first.companion_models
         )
-        step = jax.vmap(one, in_axes=(AXES, 0, 0), out_axes=(AXES, 0))
+        split, whole = PartitionSpec('arm'), PartitionSpec()
+        specs = State(split, split, split, whole)
+        # By hand, so that nothing is communicated, also where XLA cannot split (Pallas kernels).
+        step = jax.shard_map(
+            jax.vmap(one, in_axes=(AXES, 0, 0), out_axes=(AXES, 0)),
+            mesh=self._mesh,
+            in_specs=(specs, split, split),
+            out_specs=(specs, split),
+            check_vma=False,
+        )
         places = jax.tree.map(lambda x: x.sharding, states)
         batch = self.put(self.batch([0], 0))
         # One run is on one device: within the step there is nothing to place.
@@ -90,8 +100,9 @@ class Gang:
             return jitted.lower(states, batch, self.hparams).compile()
 
     def _side_by_side(self, trees: Sequence[Any]) -> Any:
-        stack = jax.jit(
-            lambda *trees: jax.tree.map(lambda *xs: jnp.stack(xs), *trees),
-            out_shardings=self._split,
-        )
-        return stack(*trees)
+        def stack(*trees: Any) -> Any:
+            return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+
+        key = ('stack', len(trees))
+        make = partial(jax.jit, stack, out_shardings=self._split)
+        return self.setups[0].programs.once(key, make)(*trees)

@@ -6,6 +6,7 @@ numbers are those of the run alone up to rounding. Evaluations and checkpoints a
 by the programs that a run alone has, and run directories are what they always are.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,7 +34,8 @@ def is_trained_alone(config: ConfigDict) -> bool:
 
 
 class Member:
-    """A run that is trained beside others, and whether it has `ended`.
+    """A run that is trained beside others, with the number of its last `step`, and whether it has
+    `ended`.
 
     `tell` is called when it has: with its result, which is written then, or with what it raised,
     which leaves the others alone.
@@ -46,83 +48,135 @@ class Member:
         tell: Callable[[Any], None],
         reason_to_stop: Reason = never,
     ) -> None:
-        self.setup, self.run, self.ended = setup, run, False
+        self.setup, self.run, self.step, self.ended = setup, run, 0, False
         self._tell, self._reason_to_stop = tell, reason_to_stop
+        self._running: Running | None = None
+        self._begun = self.failed = False
 
     def __str__(self) -> str:
         return self.setup.config.name
 
-    def open(self, count: int) -> None:
-        """Opens the run directory, which may show that all steps are made; `count` are opened."""
-        self._count = count
-        name = self.setup.config.name
-        self._running = running = Running(self.setup, self.run, self._reason_to_stop, name)
-        self.make_state = running.state_maker()
-        self.start, self.last = running.start, running.begin()
-        if self.start == self.last:
-            self._end(self.start)
+    def open(self) -> None:
+        """Opens the run directory."""
+        self._running = Running(self.setup, self.run, self._reason_to_stop, str(self))
+        self.step = self._running.start
+        self.moved = self.run.moved(self.setup)
+        self._make_state = self._running.state_maker()
 
-    def after(
-        self, step: int, read: Callable[[], Metrics], state: Callable[[], State], stop: bool
-    ) -> None:
-        """What is to be done after `step`; after a signal the run ends without a result."""
-        if self._running.after(step, read, state, lambda step: stop):
-            self._end(step, stop)
+    def state(self, companions: bool) -> State:
+        """The state to start from, with or without companions; can be had once."""
+        make, self._make_state = self._make_state, None
+        state = make()
+        return state if companions else state.replace(companions={})
+
+    def begin(self, together: int) -> None:
+        """Opens the writers, which may show that all steps are made."""
+        self._together, self._begun = together, True
+        self.last = self._running.begin()
+        self.ended = self.step == self.last
+
+    def after(self, read: Callable[[], Metrics], state: Callable[[], State], stop: bool) -> None:
+        """What is to be done after a step; with `stop` the run ends."""
+        self.step += 1
+        self.ended = self._running.after(self.step, read, state, lambda step: stop)
+
+    def finish(self) -> None:
+        """Writes what came out, and tells."""
+        self.close()
+        result = self._running.result(self.step)
+        # The time is of all, and so is what the devices did in it.
+        result |= {'together': self._together, 'mfu': None}
+        write_json(self.run.result, result)  # its presence says that the run is finished
+        self._tell(result)
+
+    def close(self) -> None:
+        """Waits for the last checkpoint, and closes the writers."""
+        if self._begun:
+            self._begun = False
+            self._running.close()
 
     def guarded(self, part: Callable[[], None]) -> None:
-        """`part()`, or the end of this run alone."""
+        """`part()`, or the end of this run alone; what the device raises is of all."""
         try:
             part()
+        except jax.errors.JaxRuntimeError:
+            raise
         except Exception as e:
-            self.ended = True
+            self.ended = self.failed = True
+            with contextlib.suppress(Exception):
+                self.close()
             self._tell(e)
-
-    def _end(self, step: int, stop: bool = False) -> None:
-        self.ended = True
-        self._running.close()
-        if not stop:
-            # Times are of all that were trained together.
-            result = self._running.result(step) | {'together': self._count}
-            write_json(self.run.result, result)  # its presence says that the run is finished
-            self._tell(result)
 
 
 def train_together(members: Sequence[Member]) -> None:
     """Trains runs of one program (programs.py) to their ends, resuming what is there.
 
-    Raises Interrupted after a signal, when all have saved.
+    Raises Interrupted after a signal, when all have saved, and what the program that they share
+    raises.
     """
-    with members[0].setup.sharding.active(), catch_signals() as stop:
-        # 1. Run directories, and the states of all side by side.
-        for m in members:
-            m.guarded(partial(m.open, len(members)))
-        opened = [m for m in members if not m.ended]
-        if not opened:
+    with members[0].setup.sharding.active(), catch_signals() as caught:
+        try:
+            _train(members, caught)
+        except Exception:
+            if not caught:
+                raise
+        finally:
+            for m in members:
+                with contextlib.suppress(Exception):
+                    m.close()
+        if caught:
+            raise Interrupted(caught[0], max(m.step for m in members))
+
+
+def _train(members: Sequence[Member], caught: list[int]) -> None:
+    # 1. Run directories, and the states of all side by side.
+    for m in members:
+        m.guarded(m.open)
+    live = [m for m in members if not m.ended]
+    if not live:
+        return
+    first = live[0]
+    where = f'{first.run.path}\nin one program with {", ".join(map(str, live[1:]))}'
+    print_plan(first.setup, where, first.step, first.moved)
+    gang = Gang([m.setup for m in live])
+    states = gang.states([m.state(companions=m is first) for m in live])
+    gang.compiled(states)
+    for m in live:
+        m.guarded(partial(m.begin, len(live)))
+        if m.ended and not m.failed:
+            m.guarded(m.finish)
+
+    # 2. Steps. What has ended is computed in vain, until half of them have.
+    while True:
+        states = _in_lockstep(gang, live, states, caught)
+        places = [i for i, m in enumerate(live) if not m.ended]
+        if not places or caught:
             return
-        where = f'{opened[0].run.path}\nin one program with {", ".join(map(str, opened[1:]))}'
-        print_plan(opened[0].setup, where, opened[0].start, moved='')
-        gang = Gang([m.setup for m in opened])
-        states = gang.states([m.make_state() for m in opened])
-        step_all = gang.compiled(states)
+        left = [gang.state(states, i) for i in places]
+        live = [live[i] for i in places]
+        gang = Gang([m.setup for m in live])
+        states = gang.states(left)
 
-        # 2. Steps, as many as the longest run has; what has ended is computed in vain.
-        made, starts = 0, [m.start for m in opened]
-        most = max(m.last - m.start for m in opened)
-        batches = prefetch(partial(gang.batch, starts), 0, most)
-        for made, batch in enumerate(batches, 1):
-            states, metrics = step_all(states, gang.put(batch), gang.hparams)
-            read, stopped = functools.cache(partial(jax.device_get, metrics)), bool(stop)
-            for i, m in enumerate(opened):
-                if not m.ended:
-                    own = partial(_one_of, read, i), partial(gang.state, states, i)
-                    m.guarded(partial(m.after, m.start + made, *own, stopped))
-            if all(m.ended for m in opened):
-                break
 
-        # 3. The end.
-        batches.close()
-        if stop:
-            raise Interrupted(stop[0], max(starts) + made)
+def _in_lockstep(gang: Gang, members: list[Member], states: State, caught: list[int]) -> State:
+    """The states when at most half of the members go on, or all are to stop."""
+    step_all, starts = gang.compiled(states), [m.step for m in members]
+    most = max((m.last - m.step for m in members if not m.ended), default=0)
+    batches = prefetch(partial(gang.batch, starts), 0, most)
+    for batch in batches:
+        states, metrics = step_all(states, gang.put(batch), gang.hparams)
+        read, stop = functools.cache(partial(jax.device_get, metrics)), bool(caught)
+        live = [(i, m) for i, m in enumerate(members) if not m.ended]
+        for i, m in live:
+            own = partial(_one_of, read, i), partial(gang.state, states, i)
+            m.guarded(partial(m.after, *own, stop))
+        for _, m in live:  # when all of their checkpoints are under way
+            if m.ended and not m.failed and not stop:
+                m.guarded(m.finish)
+        if stop or 2 * sum(not m.ended for m in members) <= len(members):
+            break
+    batches.close()
+    return states
 
 
 def _one_of(read: Callable[[], Metrics], index: int) -> Metrics:
