@@ -27,8 +27,8 @@ class Chip:
     cores: int = 1  # devices of JAX a chip
 
 
-# TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and their table of system architectures (read
-# 2026-11); links: "How to Scale Your Model", Austin et al. 2025, chapter 2, 45 or 90 GB/s one way.
+# TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and their table of system architectures;
+# links: "How to Scale Your Model", Austin et al. 2025, chapter 2, 45 or 90 GB/s one way.
 # Network: 6.25 GB/s a TPU chip (the same, v5p and v6e). GPUs: the data sheets of A100 80GB SXM,
 # H100 SXM, H200 SXM and HGX B200; network: one port a GPU of DGX A100, H100, H200, B200 systems.
 CHIPS = {

@@ -20,7 +20,7 @@ from bigmodel.planning.collectives import collectives_of
 from bigmodel.planning.costs import Costs, Memory
 from bigmodel.planning.products import flops_of
 from bigmodel.planning.program import Program, Shape, read_program
-from bigmodel.planning.topology import Topology, devices_of
+from bigmodel.planning.topology import Topology, devices_of, without_flags
 from bigmodel.planning.traffic import bytes_of
 from bigmodel.training.lowering import abstract_batch, lower_step
 from bigmodel.training.setup import Outline, outline
@@ -43,7 +43,8 @@ def compiled_costs(config: ConfigDict, topology: Topology) -> tuple[Outline, Cos
     with tempfile.TemporaryDirectory() as folder:
         written = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
         try:
-            executable = lowered.compile(compiler_options=written)
+            with without_flags():
+                executable = lowered.compile(compiler_options=written)
         except jax.errors.JaxRuntimeError as e:
             raise _refused(e, topology) from e
         (text,) = (p.read_text() for p in pathlib.Path(folder).glob('*.after_optimizations.txt'))

@@ -1,9 +1,11 @@
 """A pod by its name: `v5p:8x8x4`, chips along each dim; `h100:8x4`, GPUs a node × nodes."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from bigmodel.errors import UserError, unknown
@@ -116,10 +118,25 @@ def devices_of(topology: Topology) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(platform='tpu', topology_name=topology.name)
+        with without_flags():
+            found = topologies.get_topology_desc(platform='tpu', topology_name=topology.name)
     except Exception as e:  # libtpu's own kinds of errors
         raise UserError(f'--topology={topology.name}: libtpu refuses it: {e}') from e
     return list(found.devices)
+
+
+@contextlib.contextmanager
+def without_flags() -> Iterator[None]:
+    """Hides XLA_FLAGS from libtpu, which ends the process for one that it does not know."""
+    import jax
+
+    jax.devices('cpu')  # which has read them then
+    flags = os.environ.pop('XLA_FLAGS', None)
+    try:
+        yield
+    finally:
+        if flags is not None:
+            os.environ['XLA_FLAGS'] = flags
 
 
 def _form(kind: str) -> str:

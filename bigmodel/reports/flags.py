@@ -97,6 +97,7 @@ _SAME: dict[str, Callable[[Run], Any]] = {
     'versions of packages': lambda run: tuple(sorted(run.facts.get('versions', {}).items())),
     'devices': lambda run: run.facts.get('devices'),
     'attention kernel': lambda run: run.facts.get('kernel'),
+    'runs that shared their time (trained together)': lambda run: run.facts.get('together', 1),
 }
 
 

@@ -238,7 +238,7 @@ def _run(state: RunState, metric: str) -> Run:
     tokens = steps * facts.get('tokens_per_step', 0)
     seconds = result.get('seconds') or max((r['seconds'] for r in records), default=0.0)
     facts |= {'steps': steps, 'tokens': tokens, 'seconds': seconds}
-    facts |= {key: result[key] for key in (COMPILED,) if key in result}
+    facts |= {key: result[key] for key in (COMPILED, 'together') if key in result}
     return Run(
         arm=state.job.arm,
         seed=state.job.seed,
