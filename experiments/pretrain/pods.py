@@ -3,7 +3,8 @@
     python launch.py plan --config=experiments/pretrain/pods.py:llama3-8b --topology=v5e:16x16
 
 The batch is a row a chip of the pod that the size is planned for; rates are those of Grattafiori et
-al. 2024, table 4. Planned, not trained: the README's section on planning has what came out.
+al. 2024, table 4. Planned, not trained: the README's section on planning has what came out. No pod
+was found yet that 405B fits.
 """
 
 from ml_collections import ConfigDict

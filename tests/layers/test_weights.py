@@ -184,4 +184,4 @@ def test_no_kernel_gives_other_weights_silently(kernel: object) -> None:
 
 def test_every_kernel_is_named_here() -> None:
     """A new kernel needs a test of the weights that it takes."""
-    assert set(KERNELS) == {'reference', 'fused', 'cudnn', 'blockwise', 'splash'}
+    assert set(KERNELS) == {'reference', 'fused', 'cudnn', 'blockwise', 'splash', 'ring'}

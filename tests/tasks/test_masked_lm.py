@@ -172,7 +172,8 @@ class Rows:
 
 def batches(seed: int = 0, shuffle: bool = True, host: int = 0, hosts: int = 1) -> Batches:
     prepare = lambda rows, draws: MaskedLM().prepare(rows, draws, BYTES)  # noqa: E731
-    return Batches(Rows(), 8, seed, shuffle, host, hosts, prepare)
+    rows = np.arange(8).reshape(hosts, -1)[host]
+    return Batches(Rows(), 8, seed, shuffle, rows, prepare)
 
 
 @pytest.mark.parametrize('shuffle', [True, False])
