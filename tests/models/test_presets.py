@@ -27,9 +27,9 @@ def masked_lm_parameters(width: int, vocab_size: int) -> int:
 
 # Size -> (vocabulary, context, parameters): of the released GPT-2, BERT and T5 checkpoints, of
 # Llama 7B, 2 70B, 3 and 3.2 1B; of ViTs with 1,000 labels and no vocabulary (22.05M and 86.57M), as
-# Hugging Face's models of the same shape have (tests/golden/make_vit_values.py). Theirs have a position for
-# the class token, ours has a row of the table that is never read. Rows of our own are held by the
-# golden table and by their order.
+# Hugging Face's models of the same shape have (tests/golden/make_vit_values.py). Theirs have a
+# position for the class token, ours has a row of the table that is never read. Rows of our own are
+# held by the golden table and by their order.
 PUBLISHED = {
     'gpt2-124m': (50257, 1024, 124_439_808),
     'gpt2-355m': (50257, 1024, 354_823_168),
