@@ -36,9 +36,10 @@ def _run(path: pathlib.Path, config: ConfigDict) -> int:
     from bigmodel import devices, hosts
     from bigmodel.training.setup import resolve
 
-    keys = config_lib.flatten(config_lib.to_dict(config))
-    facts = {f'config.{key}': value for key, value in keys} | {'--workdir': str(path)}
-    hosts.check_alike({'code': hosts.code(), **hosts.versions(), **facts})
+    if hosts.count() > 1:  # the fingerprint of the code is read from all of its files
+        keys = config_lib.flatten(config_lib.to_dict(config))
+        facts = {f'config.{key}': value for key, value in keys} | {'--workdir': str(path)}
+        hosts.check_alike({'code': hosts.code(), **hosts.versions(), **facts})
     resolve(config)  # plain numbers are checked before devices are configured with them
     rows = config.data.batch_size // config.accumulate // hosts.count()
     devices.configure(config.sharding.host_devices, max(rows, 1))

@@ -13,10 +13,8 @@ class Slurm:
     """Each task is a host of the run; `ntasks_per_node` of them share a machine and its GPUs."""
 
     def __init__(self, text: str, train: Sequence[str]) -> None:
-        self._options, self._train = (
-            slurm.options(text, '--pod', ('nodes', 'ntasks_per_node')),
-            train,
-        )
+        self._options = slurm.options(text, '--pod', ('nodes', 'ntasks_per_node'))
+        self._train = train
 
     def commands(self) -> list[Command]:
         """What submitit queues, in words of sbatch."""
