@@ -39,8 +39,8 @@ def most_together(asked: int, facts: Sequence[Mapping[str, int]]) -> int:
     """How many runs at once: `asked`, or as many as half of the memory of this process' devices
     is likely to hold.
 
-    On CPU that is one: XLA:CPU is slower at products of a batch of matrices than at one after the
-    other, and there is a worker a core.
+    On CPU that is one: eight together took as long there as one after the other, and there is a
+    worker a core.
     """
     if asked or jax.default_backend() == 'cpu':
         return asked or 1
