@@ -61,9 +61,9 @@ class Gang:
 
     def batch(self, starts: Sequence[int], number: int) -> Batch:
         """The batches of all runs, `number` steps after those that they start with."""
-        filled = [*starts, *[starts[0]] * (len(self.setups) - len(starts))]
-        pairs = zip(self.setups, filled, strict=True)
+        pairs = zip(self.setups[: len(starts)], starts, strict=True)
         each = [setup.data.batches(start + number) for setup, start in pairs]
+        each += each[:1] * (len(self.setups) - len(each))
         return {name: np.stack([batch[name] for batch in each]) for name in each[0]}
 
     def put(self, batch: Batch) -> dict[str, jax.Array]:
