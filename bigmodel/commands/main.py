@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from bigmodel import hosts
 from bigmodel.errors import UserError, nearest
 
 # name -> (one line, example); the module bigmodel.commands.<name> defines run(args) -> exit code
@@ -70,10 +69,17 @@ def main(argv: Sequence[str]) -> int:
     try:
         code = _main(argv)
     except Exception:
-        hosts.exit_if_failed(1, traceback.format_exc())
+        _exit_if_failed(1, traceback.format_exc())
         raise
-    hosts.exit_if_failed(code)
+    _exit_if_failed(code)
     return code
+
+
+def _exit_if_failed(code: int, said: str = '') -> None:
+    """`hosts.exit_if_failed`, of a command that has joined hosts: help needs no such import."""
+    hosts = sys.modules.get('bigmodel.hosts')
+    if hosts:
+        hosts.exit_if_failed(code, said)
 
 
 def _main(argv: Sequence[str]) -> int:
