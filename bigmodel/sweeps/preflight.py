@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import random
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -28,22 +29,33 @@ from bigmodel.training.slots import config_spelt_out
 
 
 class Builder:
-    """Builds runs; those of one program share what was compiled for the first."""
+    """Builds runs; those of one program share what was compiled for the first.
 
-    def __init__(self) -> None:
+    `kept` programs are, at most: Linux gives a process 65,530 memory maps, what a run compiles
+    takes some hundred of them, and XLA dies when there are no more.
+    """
+
+    def __init__(self, kept: int = sys.maxsize) -> None:
+        self._kept = kept
         self._first: dict[str, Setup] = {}
+        self._numbers: dict[str, int] = {}
 
     def __call__(self, config: ConfigDict) -> Setup:
         """The run of a resolved config; raises UserError for what is wrong with it."""
         program = program_of(config)
         if program in self._first:
+            self._first[program] = self._first.pop(program)  # the last to go
             return another(self._first[program], config)
-        self._first[program] = build(config)
-        return self._first[program]
+        setup = build(config)
+        self._numbers.setdefault(program, len(self._numbers) + 1)
+        while len(self._first) >= self._kept:
+            del self._first[next(iter(self._first))]
+        self._first[program] = setup
+        return setup
 
     def number(self, config: ConfigDict) -> int:
         """Of the program, counted from 1 in the order of building."""
-        return list(self._first).index(program_of(config)) + 1
+        return self._numbers[program_of(config)]
 
 
 def preflight(plan: Plan) -> Plan:

@@ -26,6 +26,7 @@ from bigmodel.training.signals import Interrupted
 from bigmodel.training.together import Member, train_together
 
 MOST_DEATHS = 2  # of processes, of which a run may be the cause
+KEPT_PROGRAMS = 4  # by a worker, which trains the runs of one after those of another
 
 
 class Worker:
@@ -35,7 +36,7 @@ class Worker:
 
     def __init__(self, sweep: SweepDir, index: int, count: int, together: int = 0) -> None:
         self._sweep, self._index, self._count, self._together = sweep, index, count, together
-        self._builder, self._alone = Builder(), set[Job]()
+        self._builder, self._alone = Builder(KEPT_PROGRAMS), set[Job]()
         self._studies: NoStudies = open_search(sweep, sweep.read_plan())
 
     def work(self, jobs: Sequence[Job], search: bool = True) -> None:

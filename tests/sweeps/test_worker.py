@@ -1,8 +1,10 @@
 """Workers: a run of a sweep is the run alone; failures stay alone; nothing is done twice."""
 
 import dataclasses
+import gc
 import pathlib
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from bigmodel.params import flatten
 from bigmodel.sweeps.folder import SweepDir, metric_of
 from bigmodel.sweeps.gangs import Group, grouped, most_together
 from bigmodel.sweeps.plan import Job, Plan, read_plan
-from bigmodel.sweeps.preflight import preflight
+from bigmodel.sweeps.preflight import Builder, preflight
 from bigmodel.sweeps.status import seconds_left, status
 from bigmodel.sweeps.worker import MOST_DEATHS, Worker
 from bigmodel.training.rundir import RunDir
+from bigmodel.training.setup import resolve
 from bigmodel.training.writers import read_jsonl
 
 TIMES = ('seconds', 'tokens_per_second')
@@ -47,6 +50,20 @@ def params(run: pathlib.Path, step: int) -> dict[str, bytes]:
 
     state = ocp.load(run / 'checkpoints' / str(step), checkpointable_name='state')
     return {path: np.asarray(leaf).tobytes() for path, leaf in flatten(state).items()}
+
+
+def test_programs_that_are_over_are_let_go(swept) -> None:
+    """Or a worker would come to the end of what a process may map after some hundred programs."""
+    plan, _ = swept
+    builder, first = Builder(kept=1), resolve(plan.config(plan.arms[0], 0))
+    gone = weakref.ref(builder(first).programs)
+    assert gone() is builder(first).programs
+    other = first.copy_and_resolve_references()
+    other.model.position = 'none'
+    builder(other)
+    gc.collect()
+    assert gone() is None
+    assert builder.number(first) == 1
 
 
 def test_only_the_first_of_a_program_takes_time_to_compile(swept) -> None:
