@@ -1,5 +1,6 @@
 """Eight virtual devices, shapes checked at run time, and caches that belong to the test run."""
 
+import gc
 import os
 import pathlib
 from collections.abc import Iterator
@@ -46,6 +47,16 @@ def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib
         del os.environ['XDG_CACHE_HOME']
     else:
         os.environ['XDG_CACHE_HOME'] = before
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """A process may hold 65,530 memory maps, and each compiled program holds several: without this
+    the suite comes to that limit, where XLA dies of a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
