@@ -4,18 +4,25 @@ import argparse
 import pathlib
 import shlex
 import sys
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 from bigmodel import config as config_lib
 from bigmodel.commands import elsewhere
 from bigmodel.commands.open_run import load_config, workdir
 from bigmodel.config import ConfigDict
 
+if TYPE_CHECKING:  # it imports JAX
+    from bigmodel.training.profiling import Profile
+
+TRACE = 'steps FIRST:LAST to trace into profile/ of the run, on the first host; alone: 5 early ones'
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `train`."""
     about = 'ADDRESS:PORT of the first of several hosts; SLURM, Open MPI and TPU pods say it'
     elsewhere.add_arguments(parser)
+    parser.add_argument('--profile', nargs='?', const='auto', default='', help=TRACE)
     parser.add_argument('--coordinator', default='', help=about)
     parser.add_argument('--num_hosts', type=int, default=0, help='with --coordinator: how many')
     parser.add_argument('--host', type=int, default=-1, help='with --coordinator: which, from 0')
@@ -24,15 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains the config; returns an exit code."""
     from bigmodel import hosts
+    from bigmodel.training.profiling import Profile
 
     config = load_config(args)
     if args.launcher != 'local':
         return elsewhere.launch(args)
     with hosts.joined(args.coordinator, args.num_hosts, args.host):
-        return _run(workdir(args, config), config)
+        return _run(workdir(args, config), config, Profile(args.profile, config.num_steps))
 
 
-def _run(path: pathlib.Path, config: ConfigDict) -> int:
+def _run(path: pathlib.Path, config: ConfigDict, profile: 'Profile') -> int:
     from bigmodel import devices, hosts
     from bigmodel.training.setup import resolve
 
@@ -43,12 +51,13 @@ def _run(path: pathlib.Path, config: ConfigDict) -> int:
     resolve(config)  # plain numbers are checked before devices are configured with them
     rows = config.data.batch_size // config.accumulate // hosts.count()
     devices.configure(config.sharding.host_devices, max(rows, 1))
-    return _train(path, config)
+    return _train(path, config, profile)
 
 
-def _train(path: pathlib.Path, config: ConfigDict) -> int:
-    from bigmodel import hosts
+def _train(path: pathlib.Path, config: ConfigDict, profile: 'Profile') -> int:
+    from bigmodel import devices, hosts
     from bigmodel.inference.run_to_end import run_to_end
+    from bigmodel.training.goodput import in_words
     from bigmodel.training.rundir import RunDir
     from bigmodel.training.setup import resolve
     from bigmodel.training.signals import Interrupted
@@ -60,13 +69,15 @@ def _train(path: pathlib.Path, config: ConfigDict) -> int:
         print(f'{path} is finished: {_headline(result)}')
         return 0
     try:
-        result = run_to_end(run, config)
+        began = time.time() - devices.process_age()
+        result = run_to_end(run, config, began=began, profile=profile)
     except Interrupted as e:
         again = ' '.join(shlex.quote(a) for a in sys.argv)
         print(f'\n{e}; saved in {path}. To resume: python {again}', flush=True)
         return 128 + e.signum
     early = f' ({result["stopped_early"]})' if result['stopped_early'] else ''
     print(f'\nfinished in {result["seconds"]:.0f} s{early}: {_headline(result)}')
+    print(f'time: {in_words(result["goodput"])}')
     print(f'everything is in {path}: {", ".join(sorted(p.name for p in path.iterdir()))}')
     return 0
 

@@ -6,6 +6,7 @@ import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -152,11 +153,15 @@ def open_data(
 
 
 def prefetch(
-    batches: Callable[[int], Batch], start: int, stop: int, depth: int = 2
+    batches: Callable[[int], Batch],
+    start: int,
+    stop: int,
+    depth: int = 2,
+    take: Callable[[queue.Queue], Any] = queue.Queue.get,
 ) -> Iterator[Batch]:
     """Yields batches start to stop, made ahead by a thread; its exceptions are raised here.
 
-    The thread ends when the generator is closed or collected.
+    The thread ends when the generator is closed or collected. `take` waits for the next one.
     """
     ready: queue.Queue = queue.Queue(maxsize=depth)
     closed = threading.Event()
@@ -180,7 +185,7 @@ def prefetch(
     thread.start()
     try:
         for _ in range(start, stop):
-            item = ready.get()
+            item = take(ready)
             if isinstance(item, BaseException):
                 raise item
             yield item

@@ -9,7 +9,9 @@ from bigmodel.data.atomic import write_json
 from bigmodel.data.formats import build_format
 from bigmodel.errors import UserError
 from bigmodel.inference.generate import Sampling, beginning, generate
+from bigmodel.training.clock import Clock
 from bigmodel.training.loop import never, train
+from bigmodel.training.profiling import Profile
 from bigmodel.training.restore import learned_length, refusal
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup, build, resolve
@@ -23,13 +25,18 @@ def run_to_end(
     config: ConfigDict,
     build: Build = build,
     reason_to_stop: Callable[[RunDir], str] = never,
+    began: float | None = None,
+    profile: Profile | None = None,
 ) -> dict[str, Any]:
     """Trains `config` (resuming what is there) and writes the result, which is returned.
 
     After evaluations `reason_to_stop` is asked whether the run should end; '' means to go on.
+    Its time is counted from `began` (of `time.time()`; default: now) on; `profile` traces some
+    steps.
     Raises Interrupted after a signal, and UserError for a config that cannot run or that the
     directory's run does not have.
     """
+    clock = Clock(began)
     config = resolve(config)
     if config.sample and refusal(config):
         raise UserError(f"sample={config.sample!r}: the model {refusal(config)}; set sample to ''")
@@ -38,7 +45,7 @@ def run_to_end(
     if config.sample:  # a prompt that cannot be shows before hours of training
         format = build_format(config.data.format)
         beginning(setup.task, setup.data.tokenizer, config.sample, format)
-    state, result = train(setup, run, reason_to_stop)
+    state, result = train(setup, run, reason_to_stop, clock, profile)
     if config.sample:
         _write_sample(setup, state, run)
     if hosts.is_first():

@@ -19,6 +19,7 @@ from bigmodel.training.progress import watched
 from bigmodel.training.writers import ABOUT
 
 COMPILED = 'compile_seconds'  # of results; in those of older runs `seconds` has some of it
+GOODPUT = 'goodput'  # of results: the share of the wall time that went into steps that count
 SAME = ('name', 'seed', *SET_BY_SWEEPS)  # keys that do not make another arm
 
 
@@ -239,6 +240,7 @@ def _run(state: RunState, metric: str) -> Run:
     seconds = result.get('seconds') or max((r['seconds'] for r in records), default=0.0)
     facts |= {'steps': steps, 'tokens': tokens, 'seconds': seconds}
     facts |= {key: result[key] for key in (COMPILED, 'together') if key in result}
+    facts |= {GOODPUT: result[GOODPUT]['fraction']} if GOODPUT in result else {}
     return Run(
         arm=state.job.arm,
         seed=state.job.seed,

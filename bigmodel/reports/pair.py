@@ -12,6 +12,7 @@ from bigmodel.errors import UserError
 from bigmodel.models import presets
 from bigmodel.sweeps.folder import RunState
 from bigmodel.sweeps.plan import Job
+from bigmodel.training.goodput import in_words
 from bigmodel.training.writers import ABOUT
 
 # Keys that say which run it is, and not what it is.
@@ -159,6 +160,8 @@ def _speed(*runs: RunState) -> Iterator[str]:
     for name, result in zip('AB', results, strict=True):
         if not result:
             yield f'{name} has not finished'
+        elif 'goodput' in result:
+            yield f'time of {name}: {in_words(result["goodput"])}'
     for key, words in (('seconds', 'seconds'), ('tokens_per_second', 'tokens a second')):
         values = [result[key] for result in results if result.get(key)]
         if len(values) == len(results):

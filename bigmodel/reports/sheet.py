@@ -4,9 +4,9 @@ import csv
 import io
 import math
 
-from bigmodel.reports.gathered import COMPILED, Gathered
+from bigmodel.reports.gathered import COMPILED, GOODPUT, Gathered
 
-COSTS = ('num_params', 'steps', 'tokens', 'seconds', COMPILED)
+COSTS = ('num_params', 'steps', 'tokens', 'seconds', COMPILED, GOODPUT)
 
 
 def sheet(found: Gathered) -> str:

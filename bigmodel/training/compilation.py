@@ -20,21 +20,19 @@ class Compilation:
     """
 
     def __init__(self) -> None:
+        self.seconds = 0.0  # so far
         self._spans: list[tuple[float, float]] = []  # apart from each other, in order
         self._lock = threading.Lock()
 
-    @property
-    def seconds(self) -> float:
-        """So far."""
-        with self._lock:
-            return sum((end - start for start, end in self._spans), 0.0)
-
     def add(self, start: float, end: float) -> None:
         """Takes a span, which ends after those before it."""
+        within = 0.0  # of it, counted before
         with self._lock:
             while self._spans and self._spans[-1][1] >= start:
-                start = min(start, self._spans.pop()[0])
+                first, last = self._spans.pop()
+                start, within = min(start, first), within + last - first
             self._spans.append((start, end))
+            self.seconds += end - start - within
 
     def listen(self, event: str, seconds: float, **_: Any) -> None:
         """Takes an event of JAX that has just ended."""

@@ -8,8 +8,10 @@ from typing import Any
 from bigmodel import hosts
 from bigmodel.errors import UserError
 from bigmodel.metrics import Metrics, values
+from bigmodel.training.clock import Clock
 from bigmodel.training.compilation import compilation
 from bigmodel.training.console import Progress, evaluation_line
+from bigmodel.training.ledger import Ledger
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
 from bigmodel.training.writers import JsonlWriter, TensorBoardWriter
@@ -22,9 +24,16 @@ class Log:
     """
 
     def __init__(
-        self, setup: Setup, run: RunDir, start: int, elapsed: float, label: str = ''
+        self,
+        setup: Setup,
+        run: RunDir,
+        start: int,
+        elapsed: float,
+        clock: Clock,
+        label: str = '',
     ) -> None:
         self._setup, self._start = setup, start
+        self._clock, self._ledger = clock, Ledger(run.times, clock, start)
         self._writers: tuple[JsonlWriter | TensorBoardWriter, ...] = ()
         if hosts.is_first():
             self._writers = (
@@ -52,7 +61,9 @@ class Log:
         if self._pending is None:
             return
         step, read = self._pending
+        self._clock.count('host')
         self._pending, metrics = None, read()
+        self._clock.count('compute')
         config = self._setup.config
         if float(metrics['loss'].weight):
             self._shown = self._checked(step, metrics['loss'].value())
@@ -70,6 +81,7 @@ class Log:
             rate = (step - before) * self._setup.tokens_per_step / max(now - then, 1e-9)
             self._recent = (step, now)
             self._write({'step': step, 'split': 'train', **found, 'tokens_per_second': rate})
+            self._ledger.write(step)
 
     def _checked(self, step: int, loss: float) -> float:
         if self._setup.config.check_finite and not math.isfinite(loss):
@@ -85,6 +97,11 @@ class Log:
         self._progress.note(evaluation_line(step, name, found, gzip))
         self._recent = (step, time.monotonic())
 
+    def saved(self, step: int) -> None:
+        """Takes note that the checkpoint of `step` is on its way."""
+        self._clock.count('checkpoint')
+        self._ledger.write(step)
+
     @property
     def seconds(self) -> float:
         """Wall time of the run without compilation, of which a run may be spared what another one
@@ -95,6 +112,7 @@ class Log:
     def close(self) -> None:
         """Closes the writers and leaves the bar."""
         self._progress.close()
+        self._ledger.close()
         for writer in self._writers:
             writer.close()
 

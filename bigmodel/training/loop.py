@@ -12,9 +12,11 @@ from bigmodel import hosts
 from bigmodel.data.pipeline import prefetch
 from bigmodel.tasks.by_source import by_source
 from bigmodel.training.batches import put_batch
+from bigmodel.training.clock import Clock
 from bigmodel.training.console import print_plan
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.lowering import lower_step
+from bigmodel.training.profiling import Profile
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.running import Reason, Running, never
 from bigmodel.training.setup import Setup
@@ -23,16 +25,23 @@ from bigmodel.training.state import State
 
 
 def train(
-    setup: Setup, run: RunDir, reason_to_stop: Reason = never
+    setup: Setup,
+    run: RunDir,
+    reason_to_stop: Reason = never,
+    clock: Clock | None = None,
+    profile: Profile | None = None,
 ) -> tuple[State, dict[str, Any]]:
     """Trains to `num_steps` (resuming what is there); returns the state and what came out.
 
     After evaluations `reason_to_stop` is asked whether the run should end; '' means to go on.
+    `clock` counts where the time goes, from now on where none is given; `profile` traces steps.
     Raises Interrupted when SIGINT or SIGTERM asked to stop, after saving.
     """
     with setup.sharding.active(), catch_signals() as caught:
         # 1. The run directory, and what evaluations read.
-        running = Running(setup, run, reason_to_stop)
+        clock, profile = clock or Clock(), profile or Profile()
+        running = Running(setup, run, clock, reason_to_stop)
+        profile.begin(run.profile, running.start)
         moved = hosts.from_first(lambda: run.moved(setup))
         print_plan(setup, str(run.path), running.start, moved)
 
@@ -50,14 +59,20 @@ def train(
             return state
 
         step, stop = running.start, hosts.Stop(caught)
-        batches = prefetch(setup.data.batches, running.start, running.begin())
+        batches = prefetch(setup.data.batches, running.start, running.begin(), take=clock.take)
         for step, batch in enumerate(batches, running.start + 1):
-            state, metrics = train_step(state, put_batch(batch, setup.sharding), setup.hparams)
+            batch = put_batch(batch, setup.sharding)
+            clock.count('input')
+            with profile.before(step, state):
+                state, metrics = train_step(state, batch, setup.hparams)
+            clock.computing(metrics)
+            profile.after(step, state)
             if running.after(step, partial(jax.device_get, metrics), newest, stop.after):
                 break
 
         # 4. The end: wait for the last checkpoint, then say what came out.
         batches.close()
+        profile.close()
         running.close()
         if stop.signum:
             raise Interrupted(stop.signum, step)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from bigmodel import devices
+from bigmodel.training.goodput import goodput
 from bigmodel.training.log import Log
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
@@ -28,4 +29,5 @@ def result_of(setup: Setup, run: RunDir, log: Log, step: int) -> dict[str, Any]:
         'tokens_per_second': rate,
         'mfu': rate * setup.flops_per_token / peak if peak else None,
         'peak_memory_bytes': devices.peak_memory_bytes(),
+        'goodput': goodput(run.times),
     }

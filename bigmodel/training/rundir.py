@@ -1,7 +1,7 @@
 """The run directory, a contract: everything downstream reads only what is written here.
 
-config.json run.json metrics.jsonl result.json loss.png samples.txt tokenizer/ checkpoints/
-tensorboard/
+config.json run.json metrics.jsonl times.jsonl result.json loss.png samples.txt tokenizer/
+checkpoints/ tensorboard/ profile/
 """
 
 import dataclasses
@@ -29,12 +29,14 @@ class RunDir:
         self.config = path / 'config.json'
         self.run = path / 'run.json'
         self.metrics = path / 'metrics.jsonl'
+        self.times = path / 'times.jsonl'
         self.result = path / 'result.json'
         self.loss = path / 'loss.png'
         self.samples = path / 'samples.txt'
         self.tokenizer = path / 'tokenizer'
         self.checkpoints = path / 'checkpoints'
         self.tensorboard = path / 'tensorboard'
+        self.profile = path / 'profile'
 
     def check(self, config: ConfigDict) -> None:
         """Raises UserError when the directory holds a run of another config; changes nothing.

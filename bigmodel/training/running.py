@@ -7,6 +7,7 @@ from typing import Any
 from bigmodel import hosts
 from bigmodel.metrics import Metrics
 from bigmodel.training.checkpoints import Checkpoints
+from bigmodel.training.clock import Clock
 from bigmodel.training.compilation import compilation
 from bigmodel.training.evaluate import open_evaluations
 from bigmodel.training.log import Log
@@ -29,14 +30,21 @@ class Running:
     """One run in its directory, from what is there to its result; somebody else makes the steps.
 
     After evaluations `reason_to_stop` is asked whether the run should end; '' means to go on.
-    `label` begins the lines that it prints, where several runs print beside each other.
+    `clock` counts where its time goes; `label` begins the lines that it prints, where several runs
+    print beside each other.
     """
 
     def __init__(
-        self, setup: Setup, run: RunDir, reason_to_stop: Reason = never, label: str = ''
+        self,
+        setup: Setup,
+        run: RunDir,
+        clock: Clock,
+        reason_to_stop: Reason = never,
+        label: str = '',
     ) -> None:
         config = setup.config
         self._setup, self._run, self._label = setup, run, label
+        self._clock = clock
         self._reason_to_stop, self._compiled = reason_to_stop, compilation().seconds
 
         # Splits that evaluations read, so that a mistake shows before anything is written.
@@ -66,7 +74,7 @@ class Running:
         """
         run, start = self._run, self.start
         before = (r['seconds'] for r in read_jsonl(run.metrics) if r['step'] <= start)
-        self._log = Log(self._setup, run, start, max(before, default=0.0), self._label)
+        self._log = Log(self._setup, run, start, max(before, default=0.0), self._clock, self._label)
         self._decide()
         return start if self._ended else self._setup.config.num_steps
 
@@ -92,7 +100,9 @@ class Running:
         ends = any((stop(step), last, self._ended))
         if step % config.checkpoint.every == 0 or ends or self._found.step == step:
             self._log.flush()
+            self._clock.count('host')
             self._checkpoints.save(step, self._setup.saved(state()), self._found.step)
+            self._log.saved(step)
         return ends
 
     def close(self) -> None:
@@ -113,12 +123,14 @@ class Running:
 
     def _evaluate(self, step: int, names: list[str], state: State) -> None:
         self._log.flush()
+        self._clock.count('host')
         for name in names:
             evaluation = self._evaluations[name]
             # The step reuses the companions' memory too: they are those of the newest state.
             params = self._setup.optimizer.averaged(state.params, state.opt_state)
             values = evaluation(params, state.companions)
             self._log.evaluation(step, name, values, evaluation.data.store.gzip_bits_per_byte)
+        self._clock.count('evaluation')
 
     def _decide(self) -> None:
         self._found, self._ended = agreed(self._read)

@@ -18,6 +18,7 @@ from bigmodel.config import ConfigDict
 from bigmodel.data.atomic import write_json
 from bigmodel.data.pipeline import prefetch
 from bigmodel.metrics import Metrics
+from bigmodel.training.clock import Clock
 from bigmodel.training.console import print_plan
 from bigmodel.training.gang import Gang
 from bigmodel.training.rundir import RunDir
@@ -56,9 +57,9 @@ class Member:
     def __str__(self) -> str:
         return self.setup.config.name
 
-    def open(self) -> None:
-        """Opens the run directory."""
-        self._running = Running(self.setup, self.run, self._reason_to_stop, str(self))
+    def open(self, clock: Clock) -> None:
+        """Opens the run directory; `clock` is that of all."""
+        self._running = Running(self.setup, self.run, clock, self._reason_to_stop, str(self))
         self.step = self._running.start
         self.moved = self.run.moved(self.setup)
         self._make_state = self._running.state_maker()
@@ -130,8 +131,9 @@ def train_together(members: Sequence[Member]) -> None:
 
 def _train(members: Sequence[Member], caught: list[int]) -> None:
     # 1. Run directories, and the states of all side by side.
+    clock = Clock()
     for m in members:
-        m.guarded(m.open)
+        m.guarded(partial(m.open, clock))
     live = [m for m in members if not m.ended]
     if not live:
         return
@@ -148,7 +150,7 @@ def _train(members: Sequence[Member], caught: list[int]) -> None:
 
     # 2. Steps. What has ended is computed in vain, until half of them have.
     while True:
-        states = _in_lockstep(gang, live, states, caught)
+        states = _in_lockstep(gang, live, states, caught, clock)
         places = [i for i, m in enumerate(live) if not m.ended]
         if not places or caught:
             return
@@ -158,13 +160,18 @@ def _train(members: Sequence[Member], caught: list[int]) -> None:
         states = gang.states(left)
 
 
-def _in_lockstep(gang: Gang, members: list[Member], states: State, caught: list[int]) -> State:
+def _in_lockstep(
+    gang: Gang, members: list[Member], states: State, caught: list[int], clock: Clock
+) -> State:
     """The states when at most half of the members go on, or all are to stop."""
     step_all, starts = gang.compiled(states), [m.step for m in members]
     most = max((m.last - m.step for m in members if not m.ended), default=0)
-    batches = prefetch(partial(gang.batch, starts), 0, most)
+    batches = prefetch(partial(gang.batch, starts), 0, most, take=clock.take)
     for batch in batches:
-        states, metrics = step_all(states, gang.put(batch), gang.hparams)
+        batch = gang.put(batch)
+        clock.count('input')
+        states, metrics = step_all(states, batch, gang.hparams)
+        clock.computing(metrics)
         read, stop = functools.cache(partial(jax.device_get, metrics)), bool(caught)
         live = [(i, m) for i, m in enumerate(members) if not m.ended]
         for i, m in live:

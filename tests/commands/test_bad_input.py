@@ -56,6 +56,7 @@ MISTAKES = {
     ),
     'all frozen': (["--config.optimizer.train=(('.*',False),)"], ['freezes every parameter']),
     'negative rate': (['--config.optimizer.learning_rate=-1'], ['must not be negative']),
+    'steps to trace': (['--profile=2:3'], ['--profile=2:3', 'num_steps=2']),
     'zero steps': (['--config.num_steps=0'], ['num_steps=0']),
     'remat': (['--config.model.remat=all'], ['model.remat', 'dots']),
     'schedule': (['--config.schedule=cosin'], ["Did you mean 'cosine'"]),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from bigmodel.training.goodput import KINDS
 from bigmodel.training.writers import read_jsonl
 
 STEPS = 60
@@ -64,6 +65,21 @@ def assert_same_run(run: pathlib.Path, other: pathlib.Path) -> None:
     assert results[0] == results[1]
 
 
+def assert_accounted(run: pathlib.Path) -> None:
+    """Of a run that was killed once: what it made again is lost, and all of its time is told."""
+    found = json.loads((run / 'result.json').read_text())['goodput']
+    times = list(read_jsonl(run / 'times.jsonl'))
+    _, resumed = (i for i, line in enumerate(times) if 'began' in line)
+    assert found['restarts'] == 1 and found['since_step'] == 0
+    start = times[resumed]['step']
+    assert found['lost_steps'] == max(times[resumed - 1]['step'] - start, 0)
+    assert (found['lost'] > 0) == (found['lost_steps'] > 0)
+    parts = ('productive_seconds', 'lost', 'down', *(k for k in KINDS if k != 'compute'))
+    # Each is rounded to a millisecond.
+    assert sum(found[part] for part in parts) == pytest.approx(found['wall_seconds'], abs=0.006)
+    assert found['productive_seconds'] > 0 and 0 < found['down'] < found['wall_seconds']
+
+
 def kill_when(process: subprocess.Popen, ready: Callable[[], bool], signum: int) -> bool:
     """Sends the signal as soon as `ready`; False when the process ended before."""
     while process.poll() is None:
@@ -89,6 +105,7 @@ def test_killed_at_a_step_and_started_again_is_bitwise_the_same(
     assert not (run / 'result.json').exists()
     launch(*args, f'--workdir={run}')
     assert_same_run(run, undisturbed)
+    assert_accounted(run)
 
 
 def test_killed_while_a_checkpoint_is_written_is_bitwise_the_same(
@@ -144,6 +161,7 @@ def test_the_run_directory_keeps_its_contract(undisturbed):
         'result.json',
         'run.json',
         'tensorboard',
+        'times.jsonl',
         'tokenizer',
     }
     run = json.loads((undisturbed / 'run.json').read_text())

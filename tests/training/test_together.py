@@ -88,6 +88,8 @@ def test_a_signal_saves_all_and_each_goes_on_where_it_was(text, tmp_path) -> Non
 
     resumed, told = trained(tmp_path / 'cut', configs, builder)  # and one from its beginning
     assert [outcome['steps'] for outcome in told] == [4, 4, 4]
+    assert [outcome['goodput']['restarts'] for outcome in told] == [1, 1, 0]
+    assert all(outcome['goodput']['lost_steps'] == 0 for outcome in told)  # all were saved
     for run, same in zip(resumed, whole, strict=True):
         assert losses(run) == losses(same)
 
