@@ -307,3 +307,8 @@ def parts_of(head: nn.Module) -> tuple[nn.Module, ...]:
 def heads_of(spec: str) -> tuple[nn.Module, ...]:
     """What `parts_of` says of a spec: `predicts` of each is what a task asks for (`Task.heads`)."""
     return parts_of(make(HEADS, spec, 'model.head', vocab_size=0, num_ids=0, num_labels=0))
+
+
+def chunk_of(spec: str) -> int:
+    """For how many tokens at a time a head has logits (0: for all)."""
+    return max(getattr(head, 'chunk', 0) for head in heads_of(spec))
