@@ -170,18 +170,18 @@ def active() -> Sharding | None:
 
 
 def by_rows(
-    f: Callable[..., jax.Array],
+    f: Callable[..., Any],
     whole: Any,
     *rows: jax.Array,
     split: Sequence[str] = ('batch',),
     parts: Sequence[str] = (),
-) -> jax.Array:
+) -> Any:
     """`f(whole, *rows)` on each device's own rows of a batch, with all of `whole`.
 
     For what XLA would gather the batch to do, a sort of its tokens for one. `split` are the logical
-    axes of the leading dims of `rows`, and `parts` those of `whole` of which a device is given only
-    its own part, where rows are split over the same mesh axes. Without a mesh that splits the rows
-    it is just `f`.
+    axes of the leading dims of `rows` and of what `f` returns, and `parts` those of `whole` of
+    which a device is given only its own part, where rows are split over the same mesh axes. Without
+    a mesh that splits the rows it is just `f`.
     """
     sharding = _active.get()
     placed = [sharding._mesh_axes(axis, 'activation') if sharding else () for axis in split]
@@ -191,8 +191,15 @@ def by_rows(
     of_rows = PartitionSpec(*(names or None for names in placed))
     own = [tuple(a for a in sharding._mesh_axes(part, 'weight') if a in axes) for part in parts]
     specs = (PartitionSpec(*(names or None for names in own)), *[of_rows] * len(rows))
+    of_parts = {name for names in own for name in names}
+    shared = tuple(a for a in MESH_AXES if a in axes - of_parts)
+
+    def here(whole: Any, *rows: jax.Array) -> Any:
+        # At once, for gradients to be summed over devices at once, however often f uses `whole`.
+        return f(jax.tree.map(lambda x: jax.lax.pcast(x, shared, to='varying'), whole), *rows)
+
     # Axes that split weights stay XLA's business.
-    return jax.shard_map(f, in_specs=specs, out_specs=of_rows, axis_names=axes)(whole, *rows)
+    return jax.shard_map(here, in_specs=specs, out_specs=of_rows, axis_names=axes)(whole, *rows)
 
 
 def exchange(x: jax.Array, axis: str, split: int, join: int) -> jax.Array:

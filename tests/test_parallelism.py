@@ -16,6 +16,8 @@ from bigmodel.data.draws import Draws
 from bigmodel.data.plain_tokenizers import CharTokenizer
 from bigmodel.errors import UserError
 from bigmodel.models.decoding import greedy
+from bigmodel.planning.collectives import collectives_of
+from bigmodel.planning.program import read_program
 from bigmodel.rules import MESH_AXES, PRESETS, rules_of
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.tasks.build import build_task
@@ -24,7 +26,7 @@ from bigmodel.training.optimizers import build_optimizer
 from bigmodel.training.placement import described
 from bigmodel.training.state import State, abstract_params, init_state, state_sharding
 from bigmodel.training.step import make_train_step
-from tests.collectives import Collective, collectives
+from tests.collectives import KINDS, Collective, collectives
 from tests.small import (
     VOCAB,
     assert_trees_close,
@@ -222,6 +224,30 @@ def test_microbatches_are_exact_where_gradients_and_rows_are_split() -> None:
     got = step(make_sharding('fsdp=2,context=2,tensor=2', 'zero2_context_sequence'), 2, **DENSE)
     np.testing.assert_allclose(got.loss, one_device(False).loss, rtol=1e-5)
     assert_trees_close(got.moments, one_device(False).moments, rtol=1e-4, atol=2e-6)
+
+
+def sent(run: Step, sharding: Sharding) -> dict[str, float]:
+    """Bytes that a device sends, by kind: what is sent in a loop counts as often as it runs."""
+    total: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+    for call in collectives_of(read_program(run.hlo), dict(sharding.mesh.shape)):
+        total[call.kind] += call.times * call.num_bytes
+    return total
+
+
+@pytest.mark.parametrize(
+    ('rules', 'accumulate'),
+    [('fsdp_tensor', 1), ('zero2_context_sequence', 2)],
+)
+def test_logits_in_chunks_are_exact_and_move_no_more(rules: str, accumulate: int) -> None:
+    """The gradient of the head's weight is summed over devices once, not once a chunk."""
+    sharding = make_sharding(JOINED[rules], rules)
+    # Of 48 tokens of a device and microbatch three chunks, of 24 two.
+    got = step(sharding, accumulate, head='lm(chunk=16)', **DENSE)
+    want = one_device(False)
+    np.testing.assert_allclose(got.loss, want.loss, rtol=1e-5)
+    assert_trees_close(got.moments, want.moments, rtol=1e-4, atol=2e-6)
+    moved, before = sent(got, sharding), sent(step(sharding, accumulate, **DENSE), sharding)
+    assert all(moved[kind] <= 1.02 * before[kind] for kind in KINDS), (moved, before)
 
 
 def held(rules: str) -> tuple[State, Sharding]:

@@ -56,8 +56,8 @@ class Inputs(nn.Module):
         """
         raise NotImplementedError
 
-    def attend(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
-        """The product with the vector of every token, for a tied head."""
+    def unembedding(self, dtype: DTypeLike) -> Float[Array, 'D V']:
+        """The vector of every token as a column, for a tied head."""
         raise UserError(
             "model.head: 'lm(tied=True)' needs a table of tokens, which model.inputs does not "
             'have; use lm(tied=False) or a classifier'
@@ -107,8 +107,8 @@ class Tokens(Inputs):
             x_BLD = x_BLD * jnp.sqrt(self.width).astype(x_BLD.dtype)
         return x_BLD, positions_BL
 
-    def attend(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
-        return self.tokens.attend(x_BLD)
+    def unembedding(self, dtype: DTypeLike) -> Float[Array, 'D V']:
+        return self.tokens.transposed(dtype)
 
 
 class Patches(Inputs):

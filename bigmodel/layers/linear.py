@@ -1,4 +1,4 @@
-"""Linear, ExpertWeight and Embed: the only places where a matrix of weights is born.
+"""Linear, Matrix, ExpertWeight and Embed: the only places where a matrix of weights is born.
 
 Every dim of a weight gets a logical axis name here, and its standard deviation from the model's
 initialisation, a function `(role, fan_in) -> std` (see `initializers`).
@@ -48,6 +48,22 @@ class Linear(nn.Module):
         return y
 
 
+class Matrix(nn.Module):
+    """The weight of a `Linear`, (width, features), given in `dtype` to be used elsewhere."""
+
+    width: int
+    features: int
+    axes: tuple[str, str]
+    role: str = 'linear'
+    init: Init = fan_in
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> Float[Array, 'D F']:
+        normal = _normal(self.init(self.role, self.width), self.axes)
+        return self.param('weight', normal, (self.width, self.features)).astype(self.dtype)
+
+
 class ExpertWeight(nn.Module):
     """A matrix for each expert, (experts, width, features): float32, and given in `dtype`.
 
@@ -70,7 +86,7 @@ class ExpertWeight(nn.Module):
 
 
 class Embed(nn.Module):
-    """A table of one vector per id; `attend` is its transpose, for a tied output head."""
+    """A table of one vector per id; its transpose is for a tied output head."""
 
     size: int
     width: int
@@ -89,9 +105,9 @@ class Embed(nn.Module):
         table_VD = constrain(self.table_VD.astype(self.dtype), self.axes[0], None)
         return jnp.take(table_VD, ids, axis=0)
 
-    def attend(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
-        """The product of `x` with every vector of the table."""
-        return contract(x_BLD, self.table_VD.T.astype(x_BLD.dtype), 1)
+    def transposed(self, dtype: DTypeLike) -> Float[Array, 'D V']:
+        """The vectors as columns."""
+        return self.table_VD.T.astype(dtype)
 
 
 def _normal(std: float, axes: tuple[str, ...]) -> Callable[..., jax.Array]:

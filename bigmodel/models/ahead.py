@@ -14,9 +14,10 @@ from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.inputs import Inputs
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.losses import LOSSES, add_loss
+from bigmodel.models.deferred import Logits, per_token
 from bigmodel.specs import POSITIVE
 
-Unembed = Callable[[Float[Array, 'B L D']], Float[Array, 'B L V']]
+Unembed = Callable[[Float[Array, 'B L D']], Logits]
 
 
 class NextOnly(nn.Module):
@@ -69,17 +70,20 @@ class MultiToken(nn.Module):
 
 
 def _mean_loss(
-    logits_BLV: Float[Array, 'B L V'], tokens_BL: Int[Array, 'B L'], context: Context, ahead: int
+    logits_BLV: Logits, tokens_BL: Int[Array, 'B L'], context: Context, ahead: int
 ) -> Float[Array, '']:
     """Nats a token, of those `ahead` places later in the same document of the row."""
     there_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]) + ahead, tokens_BL.shape)
     counts_BL = there_BL < tokens_BL.shape[1]
     if (segments := context.queries.segment) is not None:
         counts_BL &= (segments == jnp.roll(segments, -ahead, 1)) & (segments > 0)
-    log_p_BLV = jax.nn.log_softmax(logits_BLV)
-    targets_BL1 = jnp.roll(tokens_BL, -ahead, 1)[..., None]
-    nll_BL = -jnp.take_along_axis(log_p_BLV, targets_BL1, axis=-1)[..., 0]
+    nll_BL = per_token(_nll, logits_BLV, jnp.roll(tokens_BL, -ahead, 1))
     return jnp.sum(nll_BL * counts_BL) / jnp.maximum(jnp.sum(counts_BL), 1)
+
+
+def _nll(logits: Float[Array, '*s V'], targets: Int[Array, '*s']) -> Float[Array, '*s']:
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
 
 
 AHEADS = {'none': NextOnly, 'mtp': MultiToken}

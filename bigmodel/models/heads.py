@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,13 +13,13 @@ from bigmodel.errors import unknown
 from bigmodel.layers.feedforward import activation
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.inputs import Inputs
-from bigmodel.layers.kernel import MASKED
-from bigmodel.layers.linear import Linear
+from bigmodel.layers.linear import Linear, Matrix
 from bigmodel.layers.norms import NORMS
-from bigmodel.sharding import constrain, into_branch
-from bigmodel.specs import bind, make
+from bigmodel.models.deferred import Deferred
+from bigmodel.sharding import into_branch
+from bigmodel.specs import NOT_NEGATIVE, bind, make
 
-Outputs = Array | tuple[Array, ...]  # of one head, or of each of several
+Outputs = Array | Deferred | tuple[Array | Deferred, ...]  # of one head, or of each of several
 
 
 class LMHead(nn.Module):
@@ -26,12 +27,14 @@ class LMHead(nn.Module):
 
     `scale` divides them by √width, for a table of vectors of size √width (Raffel et al. 2019, as in
     their code). Of the table's `vocab_size` rows the tokenizer has `num_ids`; the others get −1e30.
+    With `chunk` they are computed where they are read, so many tokens of a device at a time.
     """
 
     vocab_size: int
     num_ids: int
     tied: bool = True
     scale: bool = False
+    chunk: Annotated[int, NOT_NEGATIVE] = 0
     logit_scale: float = 1.0
     init: Init = fan_in
     dtype: DTypeLike = jnp.float32
@@ -44,29 +47,27 @@ class LMHead(nn.Module):
         x_BLD: Float[Array, 'B L D'],
         inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
-    ) -> Float[Array, 'B L V']:
-        return self._hide_padding(self._products(x_BLD, inputs))
+    ) -> Float[Array, 'B L V'] | Deferred:
+        return self._logits(x_BLD, inputs)
 
-    def _products(self, x_BLD: Array, inputs: Inputs) -> Float[Array, 'B L V']:
-        x_BLD = into_branch(x_BLD)
+    def _logits(
+        self, x_BLD: Array, inputs: Inputs, bias_V: Array | None = None
+    ) -> Float[Array, 'B L V'] | Deferred:
+        x_BLD, width = into_branch(x_BLD), x_BLD.shape[-1]
         if self.tied:
-            logits = inputs.attend(x_BLD)
+            weight_DV = inputs.unembedding(x_BLD.dtype)
         else:
-            rest = (False, 'head', self.init, self.dtype)
-            logits = Linear((self.vocab_size,), ('embed',), ('vocab',), *rest, name='out')(x_BLD)
-        scale = self.logit_scale / (math.sqrt(x_BLD.shape[-1]) if self.scale else 1)
-        logits = scale * logits.astype(jnp.float32)
-        return constrain(logits, 'batch', 'inner_length', 'vocab')
-
-    def _hide_padding(self, logits: Array) -> Float[Array, 'B L V']:
-        if self.num_ids == self.vocab_size:
-            return logits
-        return jnp.where(jnp.arange(self.vocab_size) < self.num_ids, logits, MASKED)
+            rest = (('embed', 'vocab'), 'head', self.init, self.dtype)
+            weight_DV = Matrix(width, self.vocab_size, *rest, name='out')()
+            x_BLD = x_BLD.astype(self.dtype)
+        scale = self.logit_scale / (math.sqrt(width) if self.scale else 1)
+        logits = Deferred(x_BLD, weight_DV, bias_V, scale, self.num_ids, self.chunk)
+        return logits if self.chunk else logits.whole()
 
 
 class MLMHead(LMHead):
     """Logits from norm(activation(W·x + b)), with a bias for each token (Devlin et al. 2018, as in
-    their code; the paper does not mention it).
+    their code; the paper does not mention it). `tied`, `scale`, `chunk`: see `lm`.
     """
 
     activation: str = 'gelu'
@@ -78,7 +79,7 @@ class MLMHead(LMHead):
         x_BLD: Float[Array, 'B L D'],
         inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
-    ) -> Float[Array, 'B L V']:
+    ) -> Float[Array, 'B L V'] | Deferred:
         rest = (True, 'linear', self.init, self.dtype)
         # 'mlp' for the new features: an array may have each axis once.
         transform = Linear(x_BLD.shape[-1:], ('embed',), ('mlp',), *rest, name='transform')
@@ -86,7 +87,7 @@ class MLMHead(LMHead):
         h_BLD = norm(name='norm')(activation(self.activation)(transform(x_BLD)))
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('vocab',))
         bias_V = self.param('bias', zeros, (self.vocab_size,))
-        return self._hide_padding(self._products(h_BLD, inputs) + bias_V)
+        return self._logits(h_BLD, inputs, bias_V)
 
 
 class Classifier(nn.Module):
@@ -229,7 +230,7 @@ class JointHead(nn.Module):
         x_BLD: Float[Array, 'B L D'],
         inputs: Inputs,
         segments_BL: Int[Array, 'B L'] | None = None,
-    ) -> tuple[Array, ...]:
+    ) -> tuple[Array | Deferred, ...]:
         heads = [make_part(name=name) for name, make_part in self._makers.items()]
         return tuple(head(x_BLD, inputs, segments_BL) for head in heads)
 
@@ -306,3 +307,8 @@ def parts_of(head: nn.Module) -> tuple[nn.Module, ...]:
 def heads_of(spec: str) -> tuple[nn.Module, ...]:
     """What `parts_of` says of a spec: `predicts` of each is what a task asks for (`Task.heads`)."""
     return parts_of(make(HEADS, spec, 'model.head', vocab_size=0, num_ids=0, num_labels=0))
+
+
+def chunk_of(spec: str) -> int:
+    """For how many tokens at a time a head has logits (0: for all)."""
+    return max(getattr(head, 'chunk', 0) for head in heads_of(spec))

@@ -33,6 +33,7 @@ from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models.adapters import ADAPTERS, Adapter
 from bigmodel.models.ahead import AHEADS
 from bigmodel.models.backbone import REMAT, SHARE, Backbone
+from bigmodel.models.deferred import whole
 from bigmodel.models.encoder import Encoder, NoEncoder, Source
 from bigmodel.models.heads import HEADS, Outputs, parts_of
 from bigmodel.models.stack import Layer, bind_positions, build_encoder, build_layers, kernel_names
@@ -310,7 +311,7 @@ def apply_cached(
         outputs, updated = model.apply(
             variables, tokens, positions, segments, *rest, mutable=['cache']
         )
-    return outputs, updated['cache']
+    return whole(outputs), updated['cache']
 
 
 def compute_dtype(name: str, platform: str) -> str:

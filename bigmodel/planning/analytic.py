@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from bigmodel.config import ConfigDict
+from bigmodel.models.heads import chunk_of
 from bigmodel.models.model import compute_dtype
 from bigmodel.planning.collectives import Collective, sent
 from bigmodel.planning.compiled import shard_bytes
@@ -108,8 +109,12 @@ def _memory(
     # What is recomputed of one layer is there while its backward pass runs.
     again = 0.0 if config.model.remat == 'none' else _kept(plan, plain) / config.model.depth
     tokens = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
+    own_ids = config.model.vocab_size / plan.sharding.mesh.shape['tensor']
+    chunk = chunk_of(config.model.head)
     # Float32, and their gradient as the products of the head take it.
-    logits = (4 + 2) * tokens * config.model.vocab_size / plan.sharding.mesh.shape['tensor']
+    logits = (4 + 2) * (min(tokens, chunk) if chunk else tokens) * own_ids
+    # The gradient of the head's weight, added up in float32.
+    logits += 4 * config.model.width * own_ids if chunk else 0
     gathered = 2 * max(_whole_layer(plan), default=0.0)
     gradients = state[0]
     rest = gradients + again + logits + gathered

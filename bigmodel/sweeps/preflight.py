@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
+from bigmodel.models.heads import chunk_of
 from bigmodel.sweeps.budgets import build_budget
 from bigmodel.sweeps.folder import SweepDir
 from bigmodel.sweeps.plan import Plan, PlannedArm
@@ -169,9 +170,9 @@ def _memory_bytes(setup: Setup) -> int:
     """
     sizes, model = setup.sizes, setup.config.model
     tokens = setup.tokens_per_step // setup.config.accumulate
-    activations = (
-        4 * tokens * (16 * model.depth * model.width + 2 * setup.data.tokenizer.vocab_size)
-    )
+    at_once = min(tokens, chunk_of(model.head) or tokens)
+    logits = 2 * at_once * setup.data.tokenizer.vocab_size
+    activations = 4 * (16 * tokens * model.depth * model.width + logits)
     return 2 * sizes.param_bytes + sizes.optimizer_bytes + activations
 
 

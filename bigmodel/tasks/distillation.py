@@ -1,6 +1,7 @@
 """Next-token prediction with a teacher."""
 
 import dataclasses
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bigmodel.metrics import Mean, Metrics
+from bigmodel.models.deferred import per_token
 from bigmodel.specs import FRACTION, POSITIVE
 from bigmodel.tasks.causal_lm import CausalLM, next_tokens
 from bigmodel.tasks.losses import Predictions, cross_entropy
@@ -34,7 +36,8 @@ class Distillation(Task):
         inputs, targets, weights = next_tokens(batch)
         logits = model(*inputs, dropout_key)
         each = Predictions(*cross_entropy(logits, targets), weights)
-        far = divergence(model.companion('teacher')(*inputs, None), logits, self.temperature)
+        theirs = model.companion('teacher')(*inputs, None)
+        far = per_token(partial(divergence, temperature=self.temperature), theirs, logits)
         loss = (1 - self.weight) * each.nll + self.weight * far
         return each._replace(loss=loss).metrics() | {'divergence': Mean.of(far, weights)}
 

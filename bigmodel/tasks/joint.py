@@ -1,7 +1,7 @@
 """Two tasks in one step: a label for each row that has one, and the next token of all rows."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import jax
@@ -113,7 +113,7 @@ class Joint(RowTask):
         return self.of_tokens.by_token(_output(model, 1), batch, dropout_key)
 
 
-def _output(model: ModelFn, number: int) -> Callable[..., Array]:
+def _output(model: ModelFn, number: int) -> ModelFn:
     """The model as one task sees it, which is given the outputs of its own head."""
     return lambda *args, **kwargs: model(*args, **kwargs)[number]
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from bigmodel.data.tokenizers import Tokenizer
+from bigmodel.models.deferred import Logits
 from bigmodel.models.encoder import Source
 from bigmodel.tasks.causal_lm import next_tokens
 from bigmodel.tasks.corruption import Counts, Cut
@@ -79,7 +80,7 @@ class Joined(Apart):
 class Predicted(NamedTuple):
     """Logits, and what they should say, by how much it counts."""
 
-    logits: Array
+    logits: Logits
     targets: Array
     weights: Array
 

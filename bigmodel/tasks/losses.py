@@ -1,5 +1,6 @@
 """Cross-entropy with its two usual extras, and the metrics of predictions; all tasks share them."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bigmodel.layers.kernel import MASKED
 from bigmodel.metrics import Mean, Metrics
+from bigmodel.models.deferred import Logits, per_token
 
 
 class Predictions(NamedTuple):
@@ -32,17 +34,27 @@ def confidence(logits: Float[Array, '*s V']) -> Float[Array, '*s']:
     return jnp.exp(jnp.max(jax.nn.log_softmax(logits.astype(jnp.float32)), -1))
 
 
+Each = tuple[Float[Array, '*s'], Float[Array, '*s'], Bool[Array, '*s']]
+
+
 def cross_entropy(
-    logits: Float[Array, '*s V'],
+    logits: Logits,
     targets: Int[Array, '*s'],
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-) -> tuple[Float[Array, '*s'], Float[Array, '*s'], Bool[Array, '*s']]:
+) -> Each:
     """(loss, negative log-likelihood, correct) for each target, in nats, float32.
 
     The loss is the NLL plus `z_loss`·log²Z (Chowdhery et al. 2022, §5), with the target smoothed to
     (1−ε)·onehot + ε/V (Szegedy et al. 2016, §7), where V does not count ids that the head masks.
     """
+    read = partial(_cross_entropy, label_smoothing=label_smoothing, z_loss=z_loss)
+    return per_token(read, logits, targets)
+
+
+def _cross_entropy(
+    logits: Float[Array, '*s V'], targets: Int[Array, '*s'], label_smoothing: float, z_loss: float
+) -> Each:
     logits = logits.astype(jnp.float32)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from bigmodel.data.draws import Draws
 from bigmodel.data.tokenizers import Tokenizer
 from bigmodel.metrics import Mean, Metrics
+from bigmodel.models.deferred import per_token
 from bigmodel.specs import POSITIVE, SHARE
 from bigmodel.tasks.masked_lm import MaskedLM
 from bigmodel.tasks.task import Batch, BoundModel, Rows, Task
@@ -57,7 +58,8 @@ class ReplacedTokens(Task):
         coordinates = batch.get('positions'), batch.get('segments')
         guesses_BLV = model.companion('generator')(batch['tokens'], *coordinates, None)
         original, hidden = batch['targets'], batch['tokens'] != batch['targets']
-        seen = jnp.where(hidden, drawn(guesses_BLV, batch['numbers']), original)
+        guessed = per_token(drawn, guesses_BLV, batch['numbers'])
+        seen = jnp.where(hidden, guessed, original)
         replaced = (seen != original).astype(jnp.float32)
         logits_BL = model(seen, *coordinates, dropout_key)
         weights = batch['weights']
