@@ -48,7 +48,8 @@ class Fused(Kernel):
         by_documents = named is not None and named.segments and keys.segment is not None
         # Flags count from the first key, so they say the mask only where queries are the keys.
         by_flags = context.aligned and named is not None and not by_documents
-        return jax.nn.dot_product_attention(
+        # cuDNN's backward pass reads sums besides, which nothing outside of it can name.
+        o_BLHK = jax.nn.dot_product_attention(
             q_BLHK,
             k_BSGK,
             v_BSGK,
@@ -60,6 +61,7 @@ class Fused(Kernel):
             else None,
             implementation=self.implementation,
         )
+        return named('attention_out', o_BLHK)
 
 
 class Cudnn(Fused):

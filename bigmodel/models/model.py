@@ -32,9 +32,10 @@ from bigmodel.layers.prompts import PROMPTS, NoPrompt
 from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models.adapters import ADAPTERS, Adapter
 from bigmodel.models.ahead import AHEADS
-from bigmodel.models.backbone import REMAT, SHARE, Backbone
+from bigmodel.models.backbone import SHARE, Backbone
 from bigmodel.models.encoder import Encoder, NoEncoder, Source
 from bigmodel.models.heads import HEADS, Outputs, parts_of
+from bigmodel.models.remat import policy_of
 from bigmodel.models.stack import Layer, bind_positions, build_encoder, build_layers, kernel_names
 from bigmodel.specs import bind, make, parse
 
@@ -327,8 +328,8 @@ def padded_vocab(configured: int, tokenizer: int) -> int:
 
 
 def _check_choices(model: ConfigDict) -> None:
-    for key, table in (('remat', REMAT), ('share', SHARE)):
-        if model[key] not in table:
-            raise unknown(f'model.{key}', model[key], table)
+    policy_of(model.remat)
+    if model.share not in SHARE:
+        raise unknown('model.share', model.share, SHARE)
     if not 0 <= model.dropout < 1:
         raise UserError(f'model.dropout={model.dropout} must be in [0, 1)')
