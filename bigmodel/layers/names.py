@@ -1,6 +1,5 @@
 """Names of what a layer computes, by which a policy of `model.remat` says what is kept."""
 
-import jax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Shaped
 
@@ -22,8 +21,3 @@ def named(name: str, x: Shaped[Array, '...']) -> Shaped[Array, '...']:
     """`x`, called `name` in the eyes of a policy; that and nothing else."""
     assert name in NAMES, name
     return checkpoint_name(x, name)
-
-
-def is_host(x: jax.ShapeDtypeStruct | jax.core.ShapedArray) -> bool:
-    """Whether an abstract array lies in the host's memory."""
-    return getattr(x, 'memory_space', None) == jax.memory.Space.Host

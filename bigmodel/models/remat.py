@@ -74,6 +74,11 @@ def policy_of(spec: str) -> Policy | None:
     return make(REMAT, spec, 'model.remat')
 
 
+def is_host(x: Any) -> bool:
+    """Whether an abstract array lies in the memory of the host."""
+    return getattr(x, 'memory_space', None) == jax.memory.Space.Host
+
+
 def _check(policy: str, names: Sequence[Any]) -> None:
     if not names:
         raise UserError(f"model.remat: {policy}(names=()) keeps nothing; write 'full'")

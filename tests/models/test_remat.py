@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from bigmodel.errors import UserError
-from bigmodel.layers.names import NAMES, is_host
+from bigmodel.layers.names import NAMES
 from bigmodel.models.model import apply
-from bigmodel.models.remat import policy_of
+from bigmodel.models.remat import is_host, policy_of
 from tests.small import random_params, random_tokens, small_model, unboxed_shapes
 
 DEPTH, ROWS, LENGTH, HIDDEN = 3, 2, 12, 40
