@@ -84,19 +84,28 @@ class Storage:
 
     def fetch(self, state: Any) -> Any:
         """The state on the device."""
-        return _moved(state, jax.memory.Space.Device) if self.offload else state
+        return self._moved(state, jax.memory.Space.Device)
 
     def stow(self, state: Any) -> Any:
         """The state where it waits for the next update."""
-        return _moved(state, jax.memory.Space.Host) if self.offload else state
+        return self._moved(state, jax.memory.Space.Host)
+
+    def _moved(self, tree: Any, space: jax.memory.Space) -> Any:
+        return jax.tree.map(lambda x: jax.device_put(x, space) if self.on_host(x) else x, tree)
+
+    def on_host(self, x: Any) -> bool:
+        """Whether a leaf of the state waits on the host."""
+        return self.offload and is_moment(x)
 
     def placed(self, places: Any, state: Any) -> Any:
         """Shardings of a state's leaves, with the memory that those that wait on the host have."""
 
         def place(sharding: jax.NamedSharding, x: Any) -> jax.NamedSharding:
-            return sharding.with_memory_kind(HOST) if is_moment(x) else sharding
+            # Devices that are only imagined have no memories to choose from.
+            real = isinstance(sharding.mesh.devices.flat[0], jax.Device)
+            return sharding.with_memory_kind(HOST) if real and self.on_host(x) else sharding
 
-        return jax.tree.map(place, places, state) if self.offload else places
+        return jax.tree.map(place, places, state)
 
 
 PLAIN = Storage()
@@ -130,7 +139,7 @@ def check_host_memory(config: ConfigDict, device: Any) -> None:
     offloads = config.model.remat.lstrip().startswith('offload')
     asked = {'optimizer.offload': config.optimizer.offload, 'model.remat=offload': offloads}
     keys = [key for key, is_asked in asked.items() if is_asked]
-    if keys and hasattr(device, 'addressable_memories'):
+    if keys and isinstance(device, jax.Device):
         kinds = [memory.kind for memory in device.addressable_memories()]
         if HOST not in kinds:
             raise UserError(
@@ -156,7 +165,3 @@ def _rounded(how: Rounding, key: jax.Array, tree: Any, dtypes: Any) -> Any:
         how(jax.random.fold_in(key, i), x) if kind == jnp.bfloat16 else x.astype(kind)
         for i, (x, kind) in enumerate(zip(leaves, kinds, strict=True))
     )
-
-
-def _moved(tree: Any, space: jax.memory.Space) -> Any:
-    return jax.tree.map(lambda x: jax.device_put(x, space) if is_moment(x) else x, tree)
