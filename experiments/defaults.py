@@ -89,9 +89,11 @@ def get_config(arg: str = '') -> ConfigDict:
     # At the start, compare kernels with reference on random queries, keys and values of one row a
     # device, write the errors to run.json and stop when they are too large: one more compilation.
     c.model.check_kernel = False  # True: compare them
-    c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)
-    c.model.remat = 'none'  # none, full, dots, dots_no_batch: what backward recomputes
+    c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32
+    # none, full, dots, dots_no_batch, save(names=(...)), offload(names=(...), saved=(...)):
+    c.model.remat = 'none'  # what backward recomputes; names are those of bigmodel/layers/names.py
     c.model.unroll = 0  # repeats of the pattern compiled as straight code; 0: all up to 8, else 1
+    c.model.param_dtype = 'float32'  # of matrices between updates: float32, bfloat16
 
     c.optimizer = ConfigDict()
     c.optimizer.name = 'adamw'  # adamw(b1=, b2=), muon, lion, adafactor, sgd
@@ -107,6 +109,10 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.last_layers = 0  # freezes all below the last n layers too; 0: only what train does
     # Each layer's learning rate is this times that of the one above; the head has the whole one.
     c.optimizer.layer_decay = 1.0  # 0.65 to 0.95; 1: the same for all
+    c.optimizer.state_dtype = 'float32'  # of moments between updates: float32, bfloat16
+    c.optimizer.rounding = 'stochastic'  # to bfloat16: stochastic, nearest (small updates are lost)
+    c.optimizer.master = False  # True: the state has float32 copies of bfloat16 parameters
+    c.optimizer.offload = False  # True: the state waits in the host's memory between updates
     c.schedule = 'cosine(warmup_steps=100)'  # constant, linear, cosine, inverse_sqrt, wsd
 
     c.evals = ConfigDict()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bigmodel.models.backbone import REMAT, SHARE
+from bigmodel.models.backbone import SHARE
 from bigmodel.models.model import SLOTS
 from bigmodel.models.presets import PRESETS
 from bigmodel.rules import PRESETS as RULES
@@ -59,7 +59,6 @@ def slots() -> dict[str, Slot]:
     found += [
         Slot('activation', SLOTS['activation'], lambda _: ''),  # an argument of FFNs
         Slot('weights', SLOTS['weights']),  # an argument of attention
-        Slot('model.remat', REMAT, lambda _: ''),
         Slot('model.share', SHARE, _share),
         Slot('model.size', PRESETS, _preset),
         Slot('sharding.rules', RULES, _rules),

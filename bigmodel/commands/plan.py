@@ -63,6 +63,7 @@ def _search(config: ConfigDict, topology: 'Topology', args: argparse.Namespace) 
 
 
 def _plan_sweep(args: argparse.Namespace, topology: 'Topology') -> int:
+    from bigmodel.planning.compiled import DoesNotFit
     from bigmodel.planning.planned import planned
     from bigmodel.planning.search import table
     from bigmodel.sweeps.plan import read_plan
@@ -70,19 +71,21 @@ def _plan_sweep(args: argparse.Namespace, topology: 'Topology') -> int:
     if not args.config:
         raise UserError('--config=FILE is needed, a file that defines sweep()')
     plan = read_plan(config_path(args.config), args.overrides)
-    found, code = [], 0
+    found, refused = {}, {}
     for arm in plan.arms:
         config = _with_options(plan.config(arm, plan.seeds[0]), args)
         try:
-            found.append(planned(config, topology, args.analytic))
+            found[arm.name] = planned(config, topology, args.analytic)
+        except DoesNotFit as e:
+            refused[arm.name] = str(e)
         except UserError as e:
             raise UserError(f'arm {arm.name}: {e}') from e
-        code = code if found[-1].fits else 1
-    names = [' ' * 3, *(arm.name for arm in plan.arms)]
-    width = max(map(len, names))
-    lines = table(found)
+    names = [' ' * 3, *found]
+    width = max(map(len, (*names, *refused)))
+    lines = table(list(found.values()))
     print('\n'.join(f'{n:<{width}}  {line}' for n, line in zip(names, lines, strict=True)))
-    return code
+    print(''.join(f'{name:<{width}}  {why}\n' for name, why in refused.items()), end='')
+    return 0 if not refused and all(p.fits for p in found.values()) else 1
 
 
 def _with_options(config: ConfigDict, args: argparse.Namespace) -> ConfigDict:

@@ -16,6 +16,7 @@ from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
+from bigmodel.layers.names import named
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import Position
 from bigmodel.layers.reference import Reference
@@ -67,6 +68,8 @@ class Attention(Mixer):
         norm = bind(NORMS, self.qk_norm, 'attention(qk_norm=...)', axis='head_dim')
         q_BLHK, k_BLGK = norm(name='q_norm')(q_BLHK), norm(name='k_norm')(k_BLGK)
         q_BLHK, k_BLGK = self.position.rotate(q_BLHK, k_BLGK, context)
+        q_BLHK, k_BLGK = named('queries', q_BLHK), named('keys', k_BLGK)
+        v_BLGK = named('values', v_BLGK)
         k_BSGK = remember(self, 'keys', k_BLGK, context)
         v_BSGK = remember(self, 'values', v_BLGK, context)
         mask = self.mask & SameSegment()

@@ -13,14 +13,15 @@ from jaxtyping import Array, Float
 
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.dropout import StochasticDepth
+from bigmodel.layers.names import named
 from bigmodel.sharding import from_branch, into_branch
 from bigmodel.specs import POSITIVE, SHARE
 
 Branch = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
 
 
-def _placed(branch: Branch, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
-    return from_branch(branch(into_branch(x_BLD)))
+def _placed(branch: Branch, name: str, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    return named(name, from_branch(branch(into_branch(x_BLD))))
 
 
 class Block(nn.Module):
@@ -40,7 +41,8 @@ class Block(nn.Module):
         made = {name: make(name=name) for name, make in self.mixers.items()}
         mixing = {name: partial(mixer, context=context) for name, mixer in made.items()}
         found = mixing | {'ffn': self.ffn(name='ffn')}
-        return {name: partial(_placed, branch) for name, branch in found.items()}
+        outs = {name: 'ffn_out' if name == 'ffn' else 'mixer_out' for name in found}
+        return {name: partial(_placed, branch, outs[name]) for name, branch in found.items()}
 
     def __call__(self, x_BLD: Float[Array, 'B L D'], context: Context) -> Float[Array, 'B L D']:
         """The residual stream after this layer."""

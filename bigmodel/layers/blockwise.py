@@ -13,6 +13,7 @@ from bigmodel.errors import UserError
 from bigmodel.layers.coordinates import Bias, Context, Coordinates
 from bigmodel.layers.kernel import MASKED, Kernel, Request
 from bigmodel.layers.masks import Mask
+from bigmodel.layers.names import named
 from bigmodel.layers.running import Running, as_rows, fold, gradients, gradients_before
 from bigmodel.layers.weights import PLAIN, Normalised, Weights
 from bigmodel.specs import POSITIVE
@@ -178,6 +179,7 @@ def _forward(
     blocks = (ks, vs, terms.slots(learned, fixed))
     (highest, total, o), _ = jax.lax.scan(step, (*start, jnp.zeros(q.shape, jnp.float32)), blocks)
     o = (o / total).astype(vs.dtype)
+    o, highest, total = (named('attention_out', x) for x in (o, highest, total))
     return o, (q, ks, vs, learned, fixed, o, highest, total)
 
 

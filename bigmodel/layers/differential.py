@@ -14,6 +14,7 @@ from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
+from bigmodel.layers.names import named
 from bigmodel.layers.norms import RMSNorm
 from bigmodel.layers.positions import Position
 from bigmodel.layers.reference import Reference
@@ -61,6 +62,8 @@ class Differential(Mixer):
         q_BLHK, k_BLGK = self._project('q', H, 'heads', x_BLD), self._project('k', G, '', x_BLD)
         v_BLGK = self._project('v', G, '', x_BLD)
         q_BLHK, k_BLGK = self.position.rotate(q_BLHK, k_BLGK, context)
+        q_BLHK, k_BLGK = named('queries', q_BLHK), named('keys', k_BLGK)
+        v_BLGK = named('values', v_BLGK)
         k_BSGK = remember(self, 'keys', k_BLGK, context)
         v_BSGK = remember(self, 'values', v_BLGK, context)
         B, L = x_BLD.shape[:2]

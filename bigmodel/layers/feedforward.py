@@ -13,6 +13,7 @@ from bigmodel.errors import unknown
 from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import Linear
+from bigmodel.layers.names import named
 from bigmodel.specs import NOT_NEGATIVE
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -63,11 +64,13 @@ class Dense(FeedForward):
     def __call__(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
         rest = (self.bias, 'residual', self.init, self.dtype)
         out = Linear((x_BLD.shape[-1],), ('mlp',), ('embed',), *rest, name='out')
-        return Dropout(self.dropout)(out(self.units(x_BLD)))
+        hidden_BLF = named('ffn_hidden', self.units(x_BLD))
+        return Dropout(self.dropout)(out(hidden_BLF))
 
-    def _into(self, hidden: int, name: str) -> Linear:
+    def _into(self, hidden: int, name: str, x_BLD: Array) -> Float[Array, 'B L F']:
         rest = (self.bias, 'linear', self.init, self.dtype)
-        return Linear((hidden,), ('embed',), ('mlp',), *rest, name=name)
+        into = Linear((hidden,), ('embed',), ('mlp',), *rest, name=name)
+        return named('ffn_in', into(x_BLD))
 
 
 class MLP(Dense):
@@ -75,7 +78,7 @@ class MLP(Dense):
 
     def units(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L F']:
         hidden = self.hidden or 4 * x_BLD.shape[-1]
-        return activation(self.activation)(self._into(hidden, 'in')(x_BLD))
+        return activation(self.activation)(self._into(hidden, 'in', x_BLD))
 
 
 class Gated(Dense):
@@ -90,8 +93,8 @@ class Gated(Dense):
 
     def units(self, x_BLD: Float[Array, 'B L D']) -> Float[Array, 'B L F']:
         hidden = self.hidden or gated_hidden(x_BLD.shape[-1])
-        gate_BLF = activation(self.activation)(self._into(hidden, 'gate')(x_BLD))
-        return gate_BLF * self._into(hidden, 'in')(x_BLD)
+        gate_BLF = activation(self.activation)(self._into(hidden, 'gate', x_BLD))
+        return gate_BLF * self._into(hidden, 'in', x_BLD)
 
 
 def activation(name: str) -> Callable[[Array], Array]:

@@ -9,6 +9,7 @@ from bigmodel.errors import UserError
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.kernel import Kernel, Request
 from bigmodel.layers.masks import Mask, flags
+from bigmodel.layers.names import named
 from bigmodel.layers.weights import PLAIN, Weights
 
 
@@ -44,22 +45,24 @@ class Fused(Kernel):
             raise UserError(f'model.kernel: {name} has softmax weights only')
         queries, keys = context.queries, context.keys
         bias = None if context.bias is None else context.bias(queries, keys).astype(q_BLHK.dtype)
-        named = flags(mask)
-        by_documents = named is not None and named.segments and keys.segment is not None
+        found = flags(mask)
+        by_documents = found is not None and found.segments and keys.segment is not None
         # Flags count from the first key, so they say the mask only where queries are the keys.
-        by_flags = context.aligned and named is not None and not by_documents
-        return jax.nn.dot_product_attention(
+        by_flags = context.aligned and found is not None and not by_documents
+        # cuDNN's backward pass reads sums besides, which nothing outside of it can name.
+        o_BLHK = jax.nn.dot_product_attention(
             q_BLHK,
             k_BSGK,
             v_BSGK,
             bias=bias,
             mask=None if by_flags else mask(queries, keys)[:, None],
-            is_causal=bool(by_flags and named and named.causal),
-            local_window_size=(named.window - 1, 0)
-            if by_flags and named and named.window
+            is_causal=bool(by_flags and found and found.causal),
+            local_window_size=(found.window - 1, 0)
+            if by_flags and found and found.window
             else None,
             implementation=self.implementation,
         )
+        return named('attention_out', o_BLHK)
 
 
 class Cudnn(Fused):

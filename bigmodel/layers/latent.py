@@ -14,6 +14,7 @@ from bigmodel.layers.kernel import Kernel
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal, Mask, SameSegment
 from bigmodel.layers.mixer import Mixer
+from bigmodel.layers.names import named
 from bigmodel.layers.norms import RMSNorm
 from bigmodel.layers.positions import Position
 from bigmodel.layers.reference import Reference
@@ -72,9 +73,9 @@ class LatentAttention(Mixer):
         # Kernels take one width: zeros widen the values, and their part of the output is dropped.
         v_BSHK = self._up('v_up', c_BSR)
         o_BLHK = self.kernel(
-            jnp.concatenate([q_BLHN, q_BLHP], -1),
-            jnp.concatenate([k_BSHN, k_BSHP], -1),
-            jnp.pad(v_BSHK, ((0, 0), (0, 0), (0, 0), (0, P))),
+            named('queries', jnp.concatenate([q_BLHN, q_BLHP], -1)),
+            named('keys', jnp.concatenate([k_BSHN, k_BSHP], -1)),
+            named('values', jnp.pad(v_BSHK, ((0, 0), (0, 0), (0, 0), (0, P)))),
             self.mask & SameSegment(),
             context.replace(bias=context.biases.get(self.position_key)),
         )[..., :K]

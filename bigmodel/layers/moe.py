@@ -15,6 +15,7 @@ from bigmodel.layers.feedforward import FeedForward, Gated, activation, gated_hi
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import ExpertWeight, Linear
 from bigmodel.layers.losses import add_loss, report
+from bigmodel.layers.names import named
 from bigmodel.layers.products import contract_each, contract_groups
 from bigmodel.sharding import by_rows, exchange, into_branch
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
@@ -105,7 +106,8 @@ class Mixture(FeedForward):
         """Every expert's gated FFN on its own rows."""
         gate, up, out = matrices
         x = x.astype(self.dtype)
-        hidden = activation(self.activation)(product(x, gate)) * product(x, up)
+        gates, units = (named('ffn_in', product(x, w)) for w in (gate, up))
+        hidden = named('ffn_hidden', activation(self.activation)(gates) * units)
         return product(hidden, out)
 
     @nn.nowrap

@@ -19,13 +19,17 @@ from bigmodel.sharding import ring
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def contract(x: Float[Array, '...'], w: Float[Array, '...'], n: int) -> Float[Array, '...']:
     """x·w over the last `n` dims of x and the first `n` of w: (*lead, *in), (*in, *out)."""
-    return jax.lax.dot_general(
-        x, w, ((tuple(range(x.ndim - n, x.ndim)), tuple(range(n))), ((), ()))
-    )
+    return _product(x, w, n)
+
+
+def _product(x: Array, w: Array, n: int) -> Array:
+    over = (tuple(range(x.ndim - n, x.ndim)), tuple(range(n)))
+    return jax.lax.dot_general(x, w, (over, ((), ())))
 
 
 def _forward(x: Array, w: Array, n: int) -> tuple[Array, tuple[Array, Array]]:
-    return contract(x, w, n), (x, w)
+    # Not `contract`, in which policies of recomputation see no product.
+    return _product(x, w, n), (x, w)
 
 
 def _backward(n: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:

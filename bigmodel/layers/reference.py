@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from bigmodel.layers.coordinates import Context
 from bigmodel.layers.kernel import MASKED, Kernel
 from bigmodel.layers.masks import Mask
+from bigmodel.layers.names import named
 from bigmodel.layers.weights import PLAIN, Weights
 
 
@@ -89,6 +90,7 @@ def _attend_forward(
         logits = logits + term
     p = jax.nn.softmax(logits, axis=-1)
     o = jnp.einsum('BGMS,BGSK->BGMK', _times(p, keep).astype(v.dtype), v)
+    o = named('attention_out', o)
     return o, (q, k, v, terms, keep, p, o)
 
 
@@ -122,7 +124,8 @@ def attend_by(
     for term in terms:
         logits = logits + term
     p = _times(weights(logits.reshape(shape)).reshape(logits.shape), keep)
-    return jnp.einsum('BGMS,BGSK->BGMK', p.astype(v_BGSK.dtype), v_BGSK)
+    o_BGMK = jnp.einsum('BGMS,BGSK->BGMK', p.astype(v_BGSK.dtype), v_BGSK)
+    return named('attention_out', o_BGMK)
 
 
 def _times(p: Array, keep: Array | None) -> Array:

@@ -13,6 +13,7 @@ from bigmodel.layers.blockwise import Blockwise
 from bigmodel.layers.coordinates import Context, Coordinates
 from bigmodel.layers.kernel import Kernel, Request
 from bigmodel.layers.masks import Mask
+from bigmodel.layers.names import named
 from bigmodel.layers.ring_plan import Plan, gather, scatter, slots
 from bigmodel.layers.running import Running, fold, gradients, gradients_before
 from bigmodel.layers.weights import PLAIN, Normalised, Weights
@@ -87,8 +88,9 @@ def _forward(
         [_WHOLE, _WHOLE, _WHOLE, *plan.axes()],
         [_WHOLE, *[_HALVES] * 6],
     )
-    o, *saved = run(q, k, v, learned, fixed)
-    return o, (*saved, learned, fixed)
+    o, *mine, halves, highest, total = run(q, k, v, learned, fixed)
+    o, halves, highest, total = (named('attention_out', x) for x in (o, halves, highest, total))
+    return o, (*mine, halves, highest, total, learned, fixed)
 
 
 def _backward(plan: Plan, saved: tuple, do: Array) -> tuple:

@@ -151,6 +151,7 @@ def _attend(
         attn_logits_soft_cap=cap or None,
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name='attention_out',
         interpret=splash.interpret,
     )
 

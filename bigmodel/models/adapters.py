@@ -197,7 +197,8 @@ def _param(init: Callable[..., Array], key: jax.Array, dims: Dims) -> nn.Logical
 
 
 def _norm(weight: Array, inside: tuple[int, ...]) -> Float[Array, '...']:
-    return jnp.sqrt(jnp.sum(jnp.square(weight), axis=inside, keepdims=True))
+    squares = jnp.square(weight.astype(jnp.float32))
+    return jnp.sqrt(jnp.sum(squares, axis=inside, keepdims=True))
 
 
 def _adapted(own: Iterable[str]) -> list[str]:

@@ -11,17 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 from bigmodel.layers.coordinates import Context, Coordinates, Memory
 from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.losses import LOSSES, REPORTS
+from bigmodel.layers.names import named
 from bigmodel.layers.positions import Position
+from bigmodel.models.remat import policy_of
 from bigmodel.sharding import constrain
-
-# What the backward pass recomputes instead of keeping.
-REMAT: dict[str, Any] = {
-    'none': None,
-    'full': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.dots_saveable,
-    'dots_no_batch': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
 
 # Which repetitions of the pattern have parameters of their own.
 _OWN = {'cache': 0, LOSSES: 0, REPORTS: 0}
@@ -52,6 +45,7 @@ class Group(nn.Module):
         x_BLD, carried = carry
         context = context.replace(carried=dict(carried))
         for i, block in enumerate(self.blocks):
+            x_BLD = named('block_input', x_BLD)
             x_BLD = block(name=f'block_{i}')(x_BLD, context)
             x_BLD = constrain(x_BLD, 'batch', 'length', 'features')
         return (x_BLD, context.carried), None
@@ -89,7 +83,7 @@ class Backbone(nn.Module):
         group = Group
         if self.remat != 'none':
             # Outside of a loop XLA would merge the recomputation with the first computation.
-            group = nn.remat(Group, policy=REMAT[self.remat], prevent_cse=self.unroll > 1)
+            group = nn.remat(Group, policy=policy_of(self.remat), prevent_cse=self.unroll > 1)
         self.layers = nn.scan(
             group,
             **SHARE[self.share],

@@ -4,6 +4,7 @@ This is the one place where configs meet layers. `init` and `apply` of linen are
 `init_params` and `apply`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Int
 
+from bigmodel import params as params_lib
 from bigmodel import sharding
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
@@ -32,10 +34,11 @@ from bigmodel.layers.prompts import PROMPTS, NoPrompt
 from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models.adapters import ADAPTERS, Adapter
 from bigmodel.models.ahead import AHEADS
-from bigmodel.models.backbone import REMAT, SHARE, Backbone
+from bigmodel.models.backbone import SHARE, Backbone
 from bigmodel.models.deferred import whole
 from bigmodel.models.encoder import Encoder, NoEncoder, Source
 from bigmodel.models.heads import HEADS, Outputs, parts_of
+from bigmodel.models.remat import policy_of
 from bigmodel.models.stack import Layer, bind_positions, build_encoder, build_layers, kernel_names
 from bigmodel.specs import bind, make, parse
 
@@ -59,6 +62,11 @@ SLOTS: dict[str, Mapping[str, Any]] = {
 }
 
 
+PARAM_DTYPES = ('float32', 'bfloat16')
+# Of Linear, ExpertWeight and Embed, which cast them to the products' dtype (a box adds 'value').
+MATRICES = r'/(weight|table)(/value)?$'
+
+
 class Model(nn.Module):
     """Inputs, a backbone and a head; and an encoder, which embeds its source with the same inputs.
 
@@ -72,6 +80,7 @@ class Model(nn.Module):
     make_ahead: Callable[..., nn.Module]
     adapter: Adapter = Adapter()
     make_prompt: Callable[..., NoPrompt] = NoPrompt
+    param_dtype: str = 'float32'
 
     def setup(self) -> None:
         self.inputs = self.make_inputs()
@@ -141,6 +150,7 @@ def build_model(
         _ahead(model, layers, known),
         make(ADAPTERS, model.adapter, 'model.adapter'),
         bind(PROMPTS, model.prompt, 'model.prompt', width=model.width, **known),
+        model.param_dtype,
     )
 
 
@@ -246,7 +256,17 @@ def init_params(model: Model, key: jax.Array) -> Any:
     inputs, source = model.example()
     with sharding.inactive():
         drawn = model.clone(**once).init(key, inputs, source=source, mutable=['params'])['params']
+        drawn = _kept_as(model.param_dtype, drawn)
         return model.adapter.init(drawn, jax.random.fold_in(key, 1))
+
+
+def _kept_as(dtype: str, params: Any) -> Any:
+    """Matrices in `dtype`; vectors and scalars, which take no memory, stay as they are."""
+
+    def keep(path: Any, x: Array) -> Array:
+        return x.astype(dtype) if re.search(MATRICES, params_lib.path_of(path)) else x
+
+    return jax.tree_util.tree_map_with_path(keep, params)
 
 
 def apply(
@@ -328,8 +348,10 @@ def padded_vocab(configured: int, tokenizer: int) -> int:
 
 
 def _check_choices(model: ConfigDict) -> None:
-    for key, table in (('remat', REMAT), ('share', SHARE)):
-        if model[key] not in table:
-            raise unknown(f'model.{key}', model[key], table)
+    policy_of(model.remat)
+    if model.param_dtype not in PARAM_DTYPES:
+        raise unknown('model.param_dtype', model.param_dtype, PARAM_DTYPES)
+    if model.share not in SHARE:
+        raise unknown('model.share', model.share, SHARE)
     if not 0 <= model.dropout < 1:
         raise UserError(f'model.dropout={model.dropout} must be in [0, 1)')

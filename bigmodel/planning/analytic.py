@@ -11,18 +11,21 @@ forward, once backward, and once more where it is recomputed.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from bigmodel.config import ConfigDict
 from bigmodel.models.heads import chunk_of
 from bigmodel.models.model import compute_dtype
 from bigmodel.planning.collectives import Collective, sent
-from bigmodel.planning.compiled import shard_bytes
+from bigmodel.planning.compiled import optimizer_bytes, shard_bytes
 from bigmodel.planning.costs import Costs, Memory
 from bigmodel.planning.residuals import Traced, trace
 from bigmodel.planning.topology import Topology
+from bigmodel.specs import parse
 from bigmodel.training.setup import Outline, outline
 
 
@@ -74,7 +77,7 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -
         flops += own * times
         num_bytes += moved * times
         seconds += max(own / chip.flops * chip.cores, moved / chip.bandwidth * chip.cores) * times
-    state = shard_bytes(plan.abstract.params), shard_bytes(plan.abstract.opt_state)
+    state = shard_bytes(plan.abstract.params), *optimizer_bytes(plan)
     update = 2 * sum(state) + state[0]  # reads and writes, and the gradient
     cores = chip.cores
     return Costs(
@@ -102,12 +105,12 @@ def _of_one_device(plan: Outline) -> ConfigDict:
 
 
 def _memory(
-    plan: Outline, traced: Traced, plain: Traced, state: tuple[int, int], cores: int
+    plan: Outline, traced: Traced, plain: Traced, state: tuple[int, int, int], cores: int
 ) -> Memory:
     config = plan.config
-    kept = _kept(plan, traced)
+    kept, offloaded = _kept(plan, traced.kept), _kept(plan, traced.offloaded)
     # What is recomputed of one layer is there while its backward pass runs.
-    again = 0.0 if config.model.remat == 'none' else _kept(plan, plain) / config.model.depth
+    again = 0.0 if config.model.remat == 'none' else _kept(plan, plain.kept) / config.model.depth
     tokens = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
     own_ids = config.model.vocab_size / plan.sharding.mesh.shape['tensor']
     chunk = chunk_of(config.model.head)
@@ -116,19 +119,30 @@ def _memory(
     # The gradient of the head's weight, added up in float32.
     logits += 4 * config.model.width * own_ids if chunk else 0
     gathered = 2 * max(_whole_layer(plan), default=0.0)
-    gradients = state[0]
-    rest = gradients + again + logits + gathered
-    return Memory(cores * state[0], cores * state[1], cores * kept, cores * rest)
+    # Sums over microbatches are float32, gradients of one are what the parameters are.
+    parameters, optimizer, moments = state
+    gradients = parameters if config.accumulate == 1 else _float32_bytes(plan.abstract.params)
+    # All moments are on the chip while it updates, when what layers kept is not any more.
+    rest = max(gradients + again + logits + gathered, gradients + moments - kept)
+    parts = (parameters, optimizer, kept, rest, offloaded + moments)
+    return Memory(*(cores * size for size in parts))
 
 
-def _kept(plan: Outline, traced: Traced) -> float:
+def _float32_bytes(params: Any) -> float:
+    float32 = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), params
+    )
+    return float(shard_bytes(float32))
+
+
+def _kept(plan: Outline, shapes: Sequence[jax.ShapeDtypeStruct]) -> float:
     """The residual stream is whole on every chip of `tensor`; heads and hidden units are split.
     Logits count elsewhere.
     """
     model, tensor = plan.config.model, plan.sharding.mesh.shape['tensor']
     return sum(
         math.prod(x.shape) * x.dtype.itemsize / (1 if x.shape[-1:] == (model.width,) else tensor)
-        for x in traced.kept
+        for x in shapes
         if x.shape[-1:] != (model.vocab_size,)
     )
 
@@ -180,7 +194,7 @@ def _collectives(plan: Outline) -> list[Collective]:
         add('all-reduce', whole, 2 * numbers / math.prod(mesh[a] for a in split), times, True)
     if mesh['tensor'] > 1:
         tokens = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
-        sums = 4 + 2 * (config.model.remat == 'full')
+        sums = 4 + 2 * (parse(config.model.remat).name in ('full', 'save', 'offload'))
         times = sums * config.model.depth * config.accumulate
         add('all-reduce', ('tensor',), 2 * tokens * config.model.width, times, False)
     return found

@@ -29,6 +29,10 @@ from bigmodel.training.setup import Outline, outline
 _ASYNCHRONOUS = ('copy-start', 'slice-start', 'async-start')
 
 
+class DoesNotFit(UserError):
+    """XLA finds no way to fit a program into the chips' memory."""
+
+
 def compiled_costs(config: ConfigDict, topology: Topology) -> tuple[Outline, Costs]:
     """The outline of a resolved config on these chips, and what its step costs.
 
@@ -80,17 +84,26 @@ def shard_bytes(tree: Any) -> int:
     )
 
 
+def optimizer_bytes(plan: Outline) -> tuple[int, int]:
+    """Bytes of the optimizer's state of one device: in its own memory, and in that of its host."""
+    leaves, waits = jax.tree.leaves(plan.abstract.opt_state), plan.optimizer.storage.on_host
+    own, on_host = ([x for x in leaves if waits(x) == host] for host in (False, True))
+    return shard_bytes(own), shard_bytes(on_host)
+
+
 def _memory(plan: Outline, executable: Any, program: Program, cores: int) -> Memory:
     stats = executable.memory_analysis()
     parameters = shard_bytes(plan.abstract.params)
-    optimizer = shard_bytes(plan.abstract.opt_state)
+    optimizer, _ = optimizer_bytes(plan)
     # Arguments and temporaries; the new state takes the old one's place.
     new = stats.output_size_in_bytes - stats.alias_size_in_bytes
     total = stats.argument_size_in_bytes + stats.temp_size_in_bytes + max(new, 0)
     total += stats.generated_code_size_in_bytes
     kept = kept_bytes(program)
     rest = max(total - parameters - optimizer - kept, 0)
-    return Memory(cores * parameters, cores * optimizer, cores * kept, cores * rest)
+    host = stats.host_argument_size_in_bytes + stats.host_temp_size_in_bytes
+    host += max(stats.host_output_size_in_bytes - stats.host_alias_size_in_bytes, 0)
+    return Memory(*(cores * size for size in (parameters, optimizer, kept, rest, host)))
 
 
 def kept_bytes(program: Program) -> int:
@@ -107,7 +120,7 @@ def kept_bytes(program: Program) -> int:
         for name, shape in zip(root.operands, loop.shapes, strict=True):
             made = body.instructions[name]
             handed = made.opcode == 'get-tuple-element' and argument.name in made.operands
-            if not handed and _stacked(shape, trips):
+            if not handed and not shape.on_host and _stacked(shape, trips):
                 kept += shape.num_bytes
     return kept
 
@@ -121,9 +134,9 @@ def _refused(e: Exception, topology: Topology) -> UserError:
     if 'RESOURCE_EXHAUSTED' in text or 'Ran out of memory' in text:
         start = text.find('Used ')
         used = text[start:].split('.', 2)[0:2] if start >= 0 else ['']
-        return UserError(
+        return DoesNotFit(
             f'it does not fit {topology.chip.kind}: {".".join(used).strip()}; '
             'set model.remat=full, a smaller data.batch_size or larger accumulate, split more of '
-            'the weights (sharding.rules=fsdp), or take more chips'
+            'the weights (sharding.rules=fsdp), set optimizer.offload, or take more chips'
         )
     return UserError(f'XLA cannot compile this for {topology.name}: {text.splitlines()[0][:300]}')

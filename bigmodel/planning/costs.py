@@ -14,10 +14,11 @@ class Memory:
     optimizer: float | int
     activations: float | int  # that the forward pass keeps for the backward pass
     temporaries: float | int  # gradients, logits, gathered weights, and all the rest
+    host: float | int = 0  # of these kinds, but in the memory of the chip's host
 
     @property
     def total(self) -> float | int:
-        """All together."""
+        """All of the chip's own."""
         return self.parameters + self.optimizer + self.activations + self.temporaries
 
 

@@ -17,11 +17,19 @@ _TRIPS = re.compile(r'known_trip_count"?[:=]\s*\{"?n"?[:=]\s*"?(\d+)')
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """An array: `on_chip` says that a TPU holds it in its vector memory, not in HBM."""
+    """An array: `on_chip` says that a TPU holds it in its vector memory, not in HBM, `on_host` that
+    its host does.
+    """
 
     dtype: str
     dims: tuple[int, ...]
     on_chip: bool = False
+    on_host: bool = False
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is in the chip's main memory."""
+        return not (self.on_chip or self.on_host)
 
     @property
     def num_bytes(self) -> int:
@@ -153,7 +161,12 @@ def _instruction(line: str) -> Instruction:
 def shapes_of(kind: str) -> tuple[Shape, ...]:
     """The arrays of a type, flattened."""
     return tuple(
-        Shape(dtype, tuple(int(n) for n in dims.split(',') if n), 'S(1)' in layout)
+        Shape(
+            dtype,
+            tuple(int(n) for n in dims.split(',') if n),
+            'S(1)' in layout,
+            'S(5)' in layout,
+        )
         for dtype, dims, layout in _ARRAY.findall(kind)
     )
 

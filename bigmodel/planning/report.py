@@ -44,6 +44,8 @@ def _memory(costs: Costs, topology: Topology) -> list[str]:
         f'memory/chip  {memory.total / GIB:.2f} of {hbm / GIB:.1f} GiB ({fits}): '
         f'parameters {memory.parameters / GIB:.2f}, optimizer {memory.optimizer / GIB:.2f}, '
         f'activations {memory.activations / GIB:.2f}, temporaries {memory.temporaries / GIB:.2f}'
+        + f'; on its host {memory.host / GIB:.2f}'
+        * bool(memory.host)
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from bigmodel.models.remat import is_host
 from bigmodel.training.lowering import abstract_batch
 from bigmodel.training.setup import Outline
 from bigmodel.training.step import make_loss_fn
@@ -27,11 +28,12 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """Of one microbatch of a device: shapes that the backward pass reads, parameters left out, and
-    all matrix products.
+    """Of one microbatch of a device: shapes that the backward pass reads, parameters left out, of
+    which some wait on the host, and all matrix products.
     """
 
     kept: tuple[jax.ShapeDtypeStruct, ...]
+    offloaded: tuple[jax.ShapeDtypeStruct, ...]
     products: tuple[Product, ...]
 
 
@@ -43,11 +45,16 @@ def trace(plan: Outline) -> Traced:
         return loss(params, batch, None)[0]
 
     batch = abstract_batch(plan)
-    kept = jax.eval_shape(lambda p, b: jax.vjp(lambda p: of(p, b), p)[1], params, batch)
+    residuals = jax.make_jaxpr(lambda p, b: jax.tree.leaves(jax.vjp(lambda p: of(p, b), p)[1]))
+    kept = residuals(params, batch).out_avals
     gradient = jax.make_jaxpr(jax.grad(of))(params, batch)
     given = {leaf.shape for leaf in jax.tree.leaves(params)}
-    own = tuple(x for x in jax.tree.leaves(kept) if x.shape not in given)
-    return Traced(own, tuple(_products(gradient.jaxpr, 1.0)))
+    own = [x for x in kept if x.shape not in given]
+    here, there = (
+        tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own if is_host(x) == host)
+        for host in (False, True)
+    )
+    return Traced(here, there, tuple(_products(gradient.jaxpr, 1.0)))
 
 
 def _products(jaxpr: Any, times: float | int) -> Iterator[Product]:

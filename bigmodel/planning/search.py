@@ -60,8 +60,11 @@ def search(config: ConfigDict, topology: Topology) -> tuple[list[Planned], str]:
 
 
 def table(found: list[Planned]) -> list[str]:
-    """A line each."""
+    """A line each; what is on hosts has a column where there is anything."""
     rows = [('mesh', 'remat', 'rows', 'GiB/chip', 'step s', 'tokens/s/chip', 'MFU %', 'bound by')]
+    host = any(p.costs.memory.host for p in found)
+    if host:
+        rows = [(*row[:4], 'on host', *row[4:]) for row in rows]
     for p in found:
         e: Estimate = p.estimate
         config = p.plan.config
@@ -71,6 +74,7 @@ def table(found: list[Planned]) -> list[str]:
                 config.model.remat,
                 f'{config.data.batch_size:,}',
                 f'{p.costs.memory.total / GIB:.1f}',
+                *[f'{p.costs.memory.host / GIB:.1f}'] * host,
                 f'{e.step:.3g}',
                 f'{e.tokens_per_second:,.0f}',
                 f'{100 * e.mfu:.1f}',

@@ -35,7 +35,7 @@ def bytes_of(program: Program, where: Computation, instruction: Instruction) -> 
         # Of (source or sources, destination, context) the destination is what moves.
         moved = max((s for s in instruction.shapes[1:]), key=lambda s: s.num_bytes)
         moved = instruction.shapes[0] if opcode == 'copy-start' else moved
-        return moved.num_bytes if moved.on_chip else 2 * moved.num_bytes
+        return 2 * moved.num_bytes if moved.in_memory else moved.num_bytes
     operands = [where.instructions[name].shapes for name in instruction.operands]
     if opcode == 'fusion':
         inner = program.computations[instruction.called['calls']]
@@ -78,7 +78,7 @@ def _written(inner: Computation, fusion: Instruction) -> int:
             continue  # handed through
         update = made.opcode == 'dynamic-update-slice'
         size = _part(inner, made) if update else _in_memory((shape,))
-        total += 0 if shape.on_chip else size
+        total += size if shape.in_memory else 0
     return total
 
 
@@ -95,4 +95,4 @@ def _part(inner: Computation, use: Instruction) -> int:
 
 
 def _in_memory(shapes: tuple[Shape, ...]) -> int:
-    return sum(s.num_bytes for s in shapes if not s.on_chip)
+    return sum(s.num_bytes for s in shapes if s.in_memory)

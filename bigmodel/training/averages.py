@@ -21,7 +21,9 @@ class Averaging(Optimizer):
     """
 
     def init(self, params: Any, hparams: HParams) -> Any:
-        average = jax.tree.map(jnp.zeros_like, self.selection.part(params))
+        # Always float32: a step's share of it is small.
+        part = self.selection.part(params)
+        average = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), part)
         return {'optimizer': super().init(params, hparams), 'average': average}
 
     def update(
@@ -38,7 +40,10 @@ class Averaging(Optimizer):
         return params, {'optimizer': inner, 'average': average}
 
     def averaged(self, params: Any, state: Any) -> Any:
-        return self.selection.whole(params, state['average'])
+        average = self.storage.fetch(state['average'])
+        part = self.selection.part(params)
+        average = jax.tree.map(lambda a, p: a.astype(p.dtype), average, part)
+        return self.selection.whole(params, average)
 
 
 def with_average(

@@ -26,6 +26,7 @@ from bigmodel.specs import bind
 from bigmodel.training.directions import OPTIMIZERS, Direction
 from bigmodel.training.schedules import SCHEDULES
 from bigmodel.training.selection import Selection, multipliers, select
+from bigmodel.training.storage import PLAIN, Storage, storage_of
 
 HParams = dict[str, Any]
 
@@ -40,10 +41,11 @@ class Optimizer:
     axes: Any  # of the trained parameters alone, and so are decay and rate
     decay: Any
     rate: Any
+    storage: Storage = PLAIN
 
     def init(self, params: Any, hparams: HParams) -> optax.OptState:
         """The optimizer state: of what is trained of `params`."""
-        return self._direction(hparams).init(self.selection.part(params))
+        return self.storage.first(self.selection.part(params), self._direction(hparams).init)
 
     def learning_rate(self, step: jax.Array, hparams: HParams) -> jax.Array:
         """The learning rate of `step`."""
@@ -57,22 +59,25 @@ class Optimizer:
     def update(
         self, grads: Any, state: optax.OptState, params: Any, step: jax.Array, hparams: HParams
     ) -> tuple[Any, optax.OptState]:
-        """New parameters and state, from gradients of the trained part.
+        """New parameters and state, from float32 gradients of the trained part.
 
         `clip_norm` 0 leaves gradients as they are.
         """
         clip, part = hparams['clip_norm'], self.selection.part(params)
+        exact, own = self.storage.read(part, state)
         norm = self.norm(grads)
         shrink = jnp.where(clip > 0, jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12)), 1.0)
         grads = jax.tree.map(lambda g: g * shrink.astype(g.dtype), grads)
-        direction, state = self._direction(hparams).update(grads, state, part)
+        direction, own = self._direction(hparams).update(grads, own, exact)
         rate = self.learning_rate(step, hparams)
 
         def apply(p: Any, d: Any, decay: float, multiplier: Any) -> Any:
             d = d + hparams['weight_decay'] * decay * p if decay else d
             return (p - rate * multiplier * d).astype(p.dtype)
 
-        new = jax.tree.map(apply, part, direction, self.decay, self.rate)
+        new = jax.tree.map(apply, exact, direction, self.decay, self.rate)
+        key = jax.random.fold_in(jax.random.key(hparams['seed']), step)
+        new, state = self.storage.write(key, part, new, own)
         return self.selection.whole(params, new), state
 
     def averaged(self, params: Any, state: optax.OptState) -> Any:
@@ -105,7 +110,8 @@ def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]
     rates = selection.part(jax.tree.map(lambda *factors: math.prod(factors), *lists))
     decay = params_lib.assign(c.decay, shapes, 'optimizer.decay')
     axes, decay = selection.of(axes), selection.of(decay)
-    optimizer = Optimizer(direction_fn, schedule_fn, selection, axes, decay, rates)
+    parts = (direction_fn, schedule_fn, selection, axes, decay, rates)
+    optimizer = Optimizer(*parts, storage_of(config))
     for key in ('learning_rate', 'weight_decay', 'clip_norm'):
         if not c[key] >= 0:
             raise UserError(f'optimizer.{key}={c[key]} must not be negative')

@@ -45,6 +45,7 @@ from bigmodel.training.state import (
     init_state,
     state_sharding,
 )
+from bigmodel.training.storage import check_host_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +253,7 @@ def outline(
     abstract = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
         shapes,
-        state_sharding(sharding, boxed, shapes),
+        state_sharding(sharding, boxed, shapes, optimizer.storage),
     )
     if chips is None:
         # Placed once: a step would send them to every device again.
@@ -262,6 +263,7 @@ def outline(
         hparams = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), hparams
         )
+    check_host_memory(config, sharding.mesh.devices.flat[0])
     kernel = kernel_name(config.model, platform, choose)
     plan = Outline(config, sharding, task, model, optimizer, hparams, boxed, abstract, kernel)
     check_masks(config, task, model)

@@ -10,6 +10,7 @@ from bigmodel.data.packing import PACKINGS
 from bigmodel.data.sources import SOURCES
 from bigmodel.data.tokenizers import TOKENIZERS
 from bigmodel.models.model import SLOTS
+from bigmodel.models.remat import REMAT
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.specs import spelt_out
 from bigmodel.tasks.build import TASKS
@@ -19,6 +20,7 @@ from bigmodel.training.schedules import SCHEDULES
 TABLES: dict[str, Mapping[str, Any]] = {
     f'model.{name}': table for name, table in SLOTS.items() if name not in ('activation', 'weights')
 } | {
+    'model.remat': REMAT,
     'task': TASKS,
     'optimizer.name': OPTIMIZERS,
     'schedule': SCHEDULES,
@@ -56,6 +58,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     'model.adapter': (),
     'model.init': ('depth', 'width'),
     'model.kernel': (),
+    'model.remat': (),
     'weights': ('num_heads', 'max_length'),
     'task': (),
     'optimizer.name': ('axes',),

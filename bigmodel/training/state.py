@@ -12,6 +12,7 @@ from bigmodel import sharding as sharding_lib
 from bigmodel.models.model import Model, init_params
 from bigmodel.sharding import Sharding, is_box
 from bigmodel.training.optimizers import HParams, Optimizer
+from bigmodel.training.storage import PLAIN, Storage
 
 
 @flax.struct.dataclass
@@ -65,11 +66,13 @@ def place_gradients(model: Model, grads: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, grads)
 
 
-def state_sharding(sharding: Sharding, boxed: Any, abstract: State) -> State:
+def state_sharding(
+    sharding: Sharding, boxed: Any, abstract: State, storage: Storage = PLAIN
+) -> State:
     """Parameters by their axes, and so are optimizer moments; the rest is on every device.
 
     A moment is recognised by its path, which ends in the parameter's, and by its shape, where it
-    may have fewer layers.
+    may have fewer layers. `storage` says whether moments wait on the host.
     """
     params = sharding.of_params(boxed)
     places = params_lib.flatten(sharding.of_params(boxed, 'moments'))
@@ -88,4 +91,4 @@ def state_sharding(sharding: Sharding, boxed: Any, abstract: State) -> State:
         return sharding.replicated()
 
     opt_state = jax.tree_util.tree_map_with_path(place, abstract.opt_state)
-    return State(sharding.replicated(), params, opt_state)
+    return State(sharding.replicated(), params, storage.placed(opt_state, abstract.opt_state))

@@ -44,14 +44,12 @@ def make_train_step(
         part = optimizer.selection.part(state.params)
         place = partial(place_gradients, model)
         grads, metrics = gradients(loss_fn, part, batch, key, accumulate, place)
-        params, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, state.step, hparams
-        )
+        held = optimizer.storage.fetch(state.opt_state)
+        params, opt_state = optimizer.update(grads, held, state.params, state.step, hparams)
         # Where nothing was to be predicted there is nothing to learn: no decay, no momentum either.
         learned = partial(jnp.where, metrics['loss'].weight > 0)
-        params, opt_state = jax.tree.map(
-            learned, (params, opt_state), (state.params, state.opt_state)
-        )
+        params, opt_state = jax.tree.map(learned, (params, opt_state), (state.params, held))
+        opt_state = optimizer.storage.stow(opt_state)
         metrics['grad_norm'] = Mean(optimizer.norm(grads), jnp.float32(1))
         metrics['learning_rate'] = Mean(
             optimizer.learning_rate(state.step, hparams), jnp.float32(1)
@@ -142,7 +140,7 @@ def gradients(
     else:
         grads, metrics = _accumulated(grad_fn, params, batch, key, accumulate)
     weight = jnp.maximum(metrics['loss'].weight, 1e-8)
-    return jax.tree.map(lambda g: g / weight.astype(g.dtype), grads), metrics
+    return jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads), metrics
 
 
 def _accumulated(
@@ -159,9 +157,14 @@ def _accumulated(
 
     first = jax.tree.map(lambda x: x[0], micro)
     shapes = jax.eval_shape(grad_fn, params, first, key)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    # Sums of gradients of bfloat16 parameters would lose what a microbatch adds.
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _of_sums(s.dtype)), shapes)
     total, _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), micro))
     return total
+
+
+def _of_sums(dtype: Any) -> Any:
+    return jnp.float32 if dtype == jnp.bfloat16 else dtype
 
 
 def _microbatches(x: jax.Array, n: int) -> jax.Array:

@@ -29,9 +29,12 @@ from bigmodel.training.state import State
 
 
 def is_trained_alone(config: ConfigDict) -> bool:
-    """Whether a run asks for what only it can have: a sharding, a check of kernels, a sample."""
+    """Whether a run asks for what only it can have: a sharding, the host's memory, a check of
+    kernels, a sample.
+    """
     sharded = config.sharding.rules != 'dp' or config.sharding.mesh != 'data=-1'
-    return sharded or config.model.check_kernel or bool(config.sample)
+    offloads = config.optimizer.offload or config.model.remat.lstrip().startswith('offload')
+    return sharded or offloads or config.model.check_kernel or bool(config.sample)
 
 
 class Member:

@@ -25,7 +25,6 @@ from bigmodel.layers.positions import POSITIONS
 from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import WEIGHTS
 from bigmodel.models import model as model_lib
-from bigmodel.models.backbone import REMAT
 from bigmodel.models.model import (
     Model,
     apply,
@@ -34,6 +33,7 @@ from bigmodel.models.model import (
     build_model,
     init_params,
 )
+from bigmodel.models.remat import REMAT
 from bigmodel.specs import make
 from tests.small import (
     CPU_KERNELS,
