@@ -150,6 +150,7 @@ ADDED = {
     'model.prompt': 'none',
     'optimizer.last_layers': 0,
     'optimizer.layer_decay': 1.0,
+    'optimizer.loss_scale': 'none',
     'evals.*.scores': (),
     'evals.*.data': '',
     'evals.*.generate_rows': 64,

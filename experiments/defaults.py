@@ -107,6 +107,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.last_layers = 0  # freezes all below the last n layers too; 0: only what train does
     # Each layer's learning rate is this times that of the one above; the head has the whole one.
     c.optimizer.layer_decay = 1.0  # 0.65 to 0.95; 1: the same for all
+    # none, fixed(scale=), dynamic(initial=, growth_interval=, factor=); auto: dynamic for float16
+    c.optimizer.loss_scale = 'auto'  # a step whose gradients overflow changes nothing
     c.schedule = 'cosine(warmup_steps=100)'  # constant, linear, cosine, inverse_sqrt, wsd
 
     c.evals = ConfigDict()

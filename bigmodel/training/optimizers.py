@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from bigmodel.models.model import make_init
 from bigmodel.sharding import is_box
 from bigmodel.specs import bind
 from bigmodel.training.directions import OPTIMIZERS, Direction
+from bigmodel.training.loss_scale import NoScale, build_loss_scale
 from bigmodel.training.schedules import SCHEDULES
 from bigmodel.training.selection import Selection, multipliers, select
 
@@ -40,6 +42,7 @@ class Optimizer:
     axes: Any  # of the trained parameters alone, and so are decay and rate
     decay: Any
     rate: Any
+    scaling: NoScale
 
     def init(self, params: Any, hparams: HParams) -> optax.OptState:
         """The optimizer state: of what is trained of `params`."""
@@ -55,9 +58,16 @@ class Optimizer:
         return optax.global_norm(grads)
 
     def update(
-        self, grads: Any, state: optax.OptState, params: Any, step: jax.Array, hparams: HParams
+        self,
+        grads: Any,
+        state: optax.OptState,
+        params: Any,
+        step: jax.Array,
+        hparams: HParams,
+        learns: jax.Array | bool = True,
     ) -> tuple[Any, optax.OptState]:
-        """New parameters and state, from gradients of the trained part.
+        """New parameters and state, from gradients of the trained part; the old ones unless
+        `learns`.
 
         `clip_norm` 0 leaves gradients as they are.
         """
@@ -65,7 +75,7 @@ class Optimizer:
         norm = self.norm(grads)
         shrink = jnp.where(clip > 0, jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12)), 1.0)
         grads = jax.tree.map(lambda g: g * shrink.astype(g.dtype), grads)
-        direction, state = self._direction(hparams).update(grads, state, part)
+        direction, moved = self._direction(hparams).update(grads, state, part)
         rate = self.learning_rate(step, hparams)
 
         def apply(p: Any, d: Any, decay: float, multiplier: Any) -> Any:
@@ -73,7 +83,8 @@ class Optimizer:
             return (p - rate * multiplier * d).astype(p.dtype)
 
         new = jax.tree.map(apply, part, direction, self.decay, self.rate)
-        return self.selection.whole(params, new), state
+        new = self.selection.whole(params, new)
+        return jax.tree.map(partial(jnp.where, learns), (new, moved), (params, state))
 
     def averaged(self, params: Any, state: optax.OptState) -> Any:
         """The parameters to evaluate: those of the last step, or an average (`averages.py`)."""
@@ -105,7 +116,8 @@ def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]
     rates = selection.part(jax.tree.map(lambda *factors: math.prod(factors), *lists))
     decay = params_lib.assign(c.decay, shapes, 'optimizer.decay')
     axes, decay = selection.of(axes), selection.of(decay)
-    optimizer = Optimizer(direction_fn, schedule_fn, selection, axes, decay, rates)
+    scaling = build_loss_scale(config)
+    optimizer = Optimizer(direction_fn, schedule_fn, selection, axes, decay, rates, scaling)
     for key in ('learning_rate', 'weight_decay', 'clip_norm'):
         if not c[key] >= 0:
             raise UserError(f'optimizer.{key}={c[key]} must not be negative')

@@ -20,6 +20,7 @@ from bigmodel.models.model import Model, build_model, kernel_name
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Rows, Task
+from bigmodel.training import loss_scale
 from bigmodel.training.averages import with_average
 from bigmodel.training.base import Base
 from bigmodel.training.batches import host_rows
@@ -197,6 +198,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if config[group][last] < 0:
             raise UserError(f'{key}={config[group][last]} must not be negative')
     presets.resolve(config.model, config.data.seq_len)
+    config.optimizer.loss_scale = loss_scale.named(config)
     config.companions = tuple(f'{name}: {path}' for name, path in named(config).items())
     return config
 

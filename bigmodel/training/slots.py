@@ -14,6 +14,7 @@ from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.specs import spelt_out
 from bigmodel.tasks.build import TASKS
 from bigmodel.training.directions import OPTIMIZERS
+from bigmodel.training.loss_scale import LOSS_SCALES
 from bigmodel.training.schedules import SCHEDULES
 
 TABLES: dict[str, Mapping[str, Any]] = {
@@ -21,6 +22,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
 } | {
     'task': TASKS,
     'optimizer.name': OPTIMIZERS,
+    'optimizer.loss_scale': LOSS_SCALES,
     'schedule': SCHEDULES,
     'data.source': SOURCES,
     'data.format': FORMATS,
@@ -59,6 +61,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     'weights': ('num_heads', 'max_length'),
     'task': (),
     'optimizer.name': ('axes',),
+    'optimizer.loss_scale': (),
     'schedule': ('step', 'num_steps'),
     'data.source': ('split', 'path', 'cache_dir'),
     'data.format': (),
