@@ -148,6 +148,7 @@ ADDED = {
     'stop_early': '',
     'data.mixture': (),
     'model.prompt': 'none',
+    'model.matmul': 'full',
     'optimizer.last_layers': 0,
     'optimizer.layer_decay': 1.0,
     'optimizer.loss_scale': 'none',

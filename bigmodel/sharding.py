@@ -191,8 +191,14 @@ def by_rows(
     of_rows = PartitionSpec(*(names or None for names in placed))
     own = [tuple(a for a in sharding._mesh_axes(part, 'weight') if a in axes) for part in parts]
     specs = (PartitionSpec(*(names or None for names in own)), *[of_rows] * len(rows))
+    shared = tuple(axes - {name for names in own for name in names})
+
+    def run(whole: Any, *rows: jax.Array) -> jax.Array:
+        # Said aloud, as a backward pass that is written out sums over no devices by itself.
+        return f(jax.lax.pcast(whole, shared, to='varying') if shared else whole, *rows)
+
     # Axes that split weights stay XLA's business.
-    return jax.shard_map(f, in_specs=specs, out_specs=of_rows, axis_names=axes)(whole, *rows)
+    return jax.shard_map(run, in_specs=specs, out_specs=of_rows, axis_names=axes)(whole, *rows)
 
 
 def exchange(x: jax.Array, axis: str, split: int, join: int) -> jax.Array:

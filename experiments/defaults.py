@@ -90,6 +90,8 @@ def get_config(arg: str = '') -> ConfigDict:
     # device, write the errors to run.json and stop when they are too large: one more compilation.
     c.model.check_kernel = False  # True: compare them
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32 (parameters: float32)
+    # full, int8(gradients=, full=, scale=, tile=, stochastic=), fp8(…): products with weights, but
+    c.model.matmul = 'full'  # those that a regex of the argument full= matches
     c.model.remat = 'none'  # none, full, dots, dots_no_batch: what backward recomputes
     c.model.unroll = 0  # repeats of the pattern compiled as straight code; 0: all up to 8, else 1
 

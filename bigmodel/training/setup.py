@@ -33,6 +33,7 @@ from bigmodel.training.fit import (
     check_head,
     check_inputs,
     check_masks,
+    check_matmul,
     check_prompt,
 )
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
@@ -269,6 +270,7 @@ def outline(
     check_masks(config, task, model)
     check_head(config, task, model, abstract.params)
     check_prompt(config)
+    check_matmul(config.model, abstract.params)
     check_adapter(config, optimizer.selection.trained)
     return plan
 

@@ -58,6 +58,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     'model.adapter': (),
     'model.init': ('depth', 'width'),
     'model.kernel': (),
+    'model.matmul': (),
     'weights': ('num_heads', 'max_length'),
     'task': (),
     'optimizer.name': ('axes',),

@@ -1,7 +1,5 @@
 """Loss scaling: PyTorch's rule, gradients that no bit of is changed, steps that are skipped."""
 
-import json
-import shutil
 from functools import partial
 from typing import Any
 
@@ -10,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel.commands.main import main
 from bigmodel.errors import UserError
 from bigmodel.metrics import Mean
 from bigmodel.params import flatten
@@ -20,9 +17,7 @@ from bigmodel.training.optimizers import build_optimizer
 from bigmodel.training.setup import resolve
 from bigmodel.training.state import State, abstract_params
 from bigmodel.training.step import gradients, make_loss_fn, make_train_step
-from bigmodel.training.writers import read_jsonl
 from experiments import defaults
-from tests.commands.conftest import base
 from tests.small import (
     assert_trees_close,
     quick_jit,
@@ -163,42 +158,3 @@ def test_a_scale_that_fell_to_nothing_stops_the_run() -> None:
     metrics = {'loss_scale': Mean(jnp.float32(1e-9), jnp.float32(1))}
     with pytest.raises(UserError, match=r'not finite at any loss scale: it is 1e-09 at step 7'):
         check_scale(7, metrics)
-
-
-def test_a_float16_run_is_resumed_bitwise(tmp_path) -> None:
-    """With the first steps skipped; an average of the weights is of what there is after each."""
-    text, run = tmp_path / 'text.txt', tmp_path / 'run'
-    text.write_text('the quick brown fox jumps over the lazy dog. ' * 400)
-    changes = {
-        'model.dtype': 'float16',
-        'optimizer.loss_scale': 'dynamic(initial=1e9, growth_interval=3)',
-        'optimizer.ema': 0.9,
-        'num_steps': 24,
-        'checkpoint.every': 20,
-        'log_every': 1,
-    }
-    argv = [
-        *('train', *base(text), f'--workdir={run}'),
-        *(f'--config.{key}={value}' for key, value in changes.items()),
-    ]
-    assert main(argv) == 0
-    from orbax.checkpoint import v1 as ocp
-
-    def saved() -> dict[str, bytes]:
-        state = ocp.load(run / 'checkpoints' / '24', checkpointable_name='state')
-        return {k: np.asarray(v).tobytes() for k, v in flatten(state).items()}
-
-    def logged() -> list[tuple]:
-        lines = [r for r in read_jsonl(run / 'metrics.jsonl') if r['split'] == 'train']
-        return [(r['step'], r['loss'], r['loss_scale'], r['skipped_steps']) for r in lines]
-
-    first, lines = saved(), logged()
-    assert lines[0][2] == 1e9 and lines[-1][2] < 1e9 and 0 < lines[-1][3] < 20
-    assert {'loss_scale/scale', 'loss_scale/finite_steps', 'loss_scale/skipped_steps'} <= set(first)
-    (run / 'result.json').unlink()
-    shutil.rmtree(run / 'checkpoints' / '24')
-    assert main(argv) == 0
-    assert saved() == first and logged() == lines
-    assert np.isfinite(
-        json.loads((run / 'result.json').read_text())['metrics']['validation']['loss']
-    )
