@@ -195,8 +195,10 @@ def by_rows(
     shared = tuple(a for a in MESH_AXES if a in axes - of_parts)
 
     def here(whole: Any, *rows: jax.Array) -> Any:
-        # At once, for gradients to be summed over devices at once, however often f uses `whole`.
-        return f(jax.tree.map(lambda x: jax.lax.pcast(x, shared, to='varying'), whole), *rows)
+        # At once, for gradients to be summed over devices at once, however often f uses `whole`;
+        # and said aloud, as a backward pass that is written out sums over no devices by itself.
+        varying = lambda x: jax.lax.pcast(x, shared, to='varying') if shared else x  # noqa: E731
+        return f(jax.tree.map(varying, whole), *rows)
 
     # Axes that split weights stay XLA's business.
     return jax.shard_map(here, in_specs=specs, out_specs=of_rows, axis_names=axes)(whole, *rows)

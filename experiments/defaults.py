@@ -90,6 +90,8 @@ def get_config(arg: str = '') -> ConfigDict:
     # device, write the errors to run.json and stop when they are too large: one more compilation.
     c.model.check_kernel = False  # True: compare them
     c.model.dtype = 'auto'  # of computation; auto: bfloat16, on CPU float32
+    # full, int8(gradients=, full=, scale=, tile=, stochastic=), fp8(…): products with weights, but
+    c.model.matmul = 'full'  # those that a regex of the argument full= matches
     # none, full, dots, dots_no_batch, save(names=(...)), offload(names=(...), saved=(...)):
     c.model.remat = 'none'  # what backward recomputes; names are those of bigmodel/layers/names.py
     c.model.unroll = 0  # repeats of the pattern compiled as straight code; 0: all up to 8, else 1
@@ -113,6 +115,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.optimizer.rounding = 'stochastic'  # to bfloat16: stochastic, nearest (small updates are lost)
     c.optimizer.master = False  # True: the state has float32 copies of bfloat16 parameters
     c.optimizer.offload = False  # True: the state waits in the host's memory between updates
+    # none, fixed(scale=), dynamic(initial=, growth_interval=, factor=); auto: dynamic for float16
+    c.optimizer.loss_scale = 'auto'  # a step whose gradients overflow changes nothing
     c.schedule = 'cosine(warmup_steps=100)'  # constant, linear, cosine, inverse_sqrt, wsd
 
     c.evals = ConfigDict()

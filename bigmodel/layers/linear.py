@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from bigmodel.layers.initializers import Init, fan_in
-from bigmodel.layers.products import contract
+from bigmodel.layers.matmuls import matmul_of
 from bigmodel.sharding import constrain
 
 
@@ -41,7 +41,8 @@ class Linear(nn.Module):
             _normal(self.init(self.role, fan_in), (*self.in_axes, *self.out_axes)),
             (*x.shape[-n:], *self.features),
         )
-        y = contract(x.astype(self.dtype), w.astype(self.dtype), n)
+        matmul = matmul_of(self, 'weight')
+        y = matmul.contract(x.astype(self.dtype), w.astype(self.dtype), n, matmul.key(self))
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.out_axes)
             y = y + self.param('bias', zeros, self.features).astype(self.dtype)

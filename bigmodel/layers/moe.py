@@ -15,8 +15,8 @@ from bigmodel.layers.feedforward import FeedForward, Gated, activation, gated_hi
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.linear import ExpertWeight, Linear
 from bigmodel.layers.losses import add_loss, report
+from bigmodel.layers.matmuls import Full, matmul_of
 from bigmodel.layers.names import named
-from bigmodel.layers.products import contract_each, contract_groups
 from bigmodel.sharding import by_rows, exchange, into_branch
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
@@ -24,6 +24,7 @@ Tokens = Float[Array, 'B L D']
 Scores = Float[Array, 'B L E']
 Where = Int[Array, 'B *c']
 Gates = Float[Array, 'B *c']
+EXPERTS = ('gate', 'in', 'out')
 Matrices = tuple[Float[Array, 'E D F'], Float[Array, 'E D F'], Float[Array, 'E F D']]
 
 
@@ -86,8 +87,8 @@ class Mixture(FeedForward):
         rest = (self.init, self.dtype)
         into = (self.experts, width, hidden, ('embed', 'mlp'), 'linear', *rest)
         back = (self.experts, hidden, width, ('mlp', 'embed'), 'residual', *rest)
-        gate, up = (ExpertWeight(*into, name=name)() for name in ('gate', 'in'))
-        return gate, up, ExpertWeight(*back, name='out')()
+        gate, up = (ExpertWeight(*into, name=name)() for name in EXPERTS[:2])
+        return gate, up, ExpertWeight(*back, name=EXPERTS[2])()
 
     def _router(self, x_BLD: Tokens) -> Scores:
         """The probability of each expert."""
@@ -101,14 +102,19 @@ class Mixture(FeedForward):
 
     @nn.nowrap
     def _experts(
-        self, x: Float[Array, '...'], matrices: Matrices, product: Callable[[Array, Array], Array]
+        self,
+        x: Float[Array, '...'],
+        matrices: Matrices,
+        product: Callable[[Full, Array, Array], Array],
     ) -> Float[Array, '...']:
         """Every expert's gated FFN on its own rows."""
         gate, up, out = matrices
+        by_gate, by_in, by_out = (matmul_of(self, f'{name}/weight') for name in EXPERTS)
         x = x.astype(self.dtype)
-        gates, units = (named('ffn_in', product(x, w)) for w in (gate, up))
+        gates = named('ffn_in', product(by_gate, x, gate))
+        units = named('ffn_in', product(by_in, x, up))
         hidden = named('ffn_hidden', activation(self.activation)(gates) * units)
-        return product(hidden, out)
+        return product(by_out, hidden, out)
 
     @nn.nowrap
     def _served(
@@ -116,7 +122,7 @@ class Mixture(FeedForward):
     ) -> Float[Array, 'B N P D']:
         """What every expert makes of its places, on the device that has the expert."""
         x_BEPD = exchange(x_BEPD.astype(self.dtype), 'experts', split=1, join=0)
-        y_BEPD = self._experts(x_BEPD, matrices, contract_each)
+        y_BEPD = self._experts(x_BEPD, matrices, lambda matmul, *xw: matmul.contract_each(*xw))
         return exchange(y_BEPD, 'experts', split=0, join=1)
 
 
@@ -179,7 +185,7 @@ class MoE(Mixture):
         order_N = jnp.argsort(choice_N, stable=True)
         sizes_E = jnp.bincount(choice_N, length=self.experts)
         x_ND = jnp.repeat(x_BLD.reshape(-1, x_BLD.shape[-1]), self.top_k, 0)
-        product = lambda x, w: contract_groups(x, w, sizes_E)  # noqa: E731
+        product = lambda matmul, x, w: matmul.contract_groups(x, w, sizes_E)  # noqa: E731
         y_ND = self._experts(_permuted(x_ND, order_N), matrices, product)
         y_BLCD = _permuted(y_ND, jnp.argsort(order_N)).reshape(*where.shape, -1)
         return jnp.einsum('blcd,blc->bld', y_BLCD.astype(jnp.float32), gate)

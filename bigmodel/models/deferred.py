@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bigmodel.layers.kernel import MASKED
-from bigmodel.layers.products import contract
+from bigmodel.layers.matmuls import Full
 from bigmodel.sharding import by_rows, constrain
 
 # W and b of a `Deferred`; and of each argument of a reader, () of one that is an array.
@@ -37,6 +37,7 @@ class Deferred:
     scale: float = flax.struct.field(pytree_node=False, default=1.0)
     num_ids: int = flax.struct.field(pytree_node=False, default=0)
     chunk: int = flax.struct.field(pytree_node=False, default=0)
+    matmul: Full = flax.struct.field(pytree_node=False, default=Full())
 
     def whole(self) -> Float[Array, 'B L V']:
         """All of them at once."""
@@ -50,14 +51,14 @@ class Deferred:
     @property
     def form(self) -> Callable[[Array, Weights], Array]:
         """The logits as a function of vectors and weights."""
-        return partial(_logits, scale=self.scale, num_ids=self.num_ids)
+        return partial(_logits, scale=self.scale, num_ids=self.num_ids, matmul=self.matmul)
 
 
 def _logits(
-    x: Float[Array, '*s D'], weights: Weights, scale: float, num_ids: int
+    x: Float[Array, '*s D'], weights: Weights, scale: float, num_ids: int, matmul: Full
 ) -> Float[Array, '*s V']:
     weight_DV, bias_V = weights
-    logits = scale * contract(x, weight_DV, 1).astype(jnp.float32)
+    logits = scale * matmul.contract(x, weight_DV, 1).astype(jnp.float32)
     logits = logits if bias_V is None else logits + bias_V
     ids = jnp.arange(logits.shape[-1])
     return logits if num_ids == len(ids) else jnp.where(ids < num_ids, logits, MASKED)

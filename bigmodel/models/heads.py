@@ -14,6 +14,7 @@ from bigmodel.layers.feedforward import activation
 from bigmodel.layers.initializers import Init, fan_in
 from bigmodel.layers.inputs import Inputs
 from bigmodel.layers.linear import Linear, Matrix
+from bigmodel.layers.matmuls import matmul_of
 from bigmodel.layers.norms import NORMS
 from bigmodel.models.deferred import Deferred
 from bigmodel.sharding import into_branch
@@ -55,13 +56,14 @@ class LMHead(nn.Module):
     ) -> Float[Array, 'B L V'] | Deferred:
         x_BLD, width = into_branch(x_BLD), x_BLD.shape[-1]
         if self.tied:
-            weight_DV = inputs.unembedding(x_BLD.dtype)
+            weight_DV, matmul = inputs.unembedding(x_BLD.dtype), matmul_of(inputs, 'tokens/table')
         else:
             rest = (('embed', 'vocab'), 'head', self.init, self.dtype)
             weight_DV = Matrix(width, self.vocab_size, *rest, name='out')()
-            x_BLD = x_BLD.astype(self.dtype)
+            x_BLD, matmul = x_BLD.astype(self.dtype), matmul_of(self, 'out/weight')
         scale = self.logit_scale / (math.sqrt(width) if self.scale else 1)
-        logits = Deferred(x_BLD, weight_DV, bias_V, scale, self.num_ids, self.chunk)
+        rest = (bias_V, scale, self.num_ids, self.chunk, matmul)
+        logits = Deferred(x_BLD, weight_DV, *rest)
         return logits if self.chunk else logits.whole()
 
 

@@ -27,6 +27,7 @@ from bigmodel.layers.inputs import INPUTS, Inputs, Tokens
 from bigmodel.layers.kernels import KERNELS, Choose, choose
 from bigmodel.layers.losses import LOSSES, REPORTS, mean_reports, total_losses
 from bigmodel.layers.masks import MASKS
+from bigmodel.layers.matmuls import MATMULS, Full, using
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
@@ -57,6 +58,7 @@ SLOTS: dict[str, Mapping[str, Any]] = {
     'adapter': ADAPTERS,
     'init': INITS,
     'kernel': KERNELS,
+    'matmul': MATMULS,
     'activation': ACTIVATIONS,
     'weights': WEIGHTS,
 }
@@ -81,6 +83,7 @@ class Model(nn.Module):
     adapter: Adapter = Adapter()
     make_prompt: Callable[..., NoPrompt] = NoPrompt
     param_dtype: str = 'float32'
+    matmul: Full = Full()
 
     def setup(self) -> None:
         self.inputs = self.make_inputs()
@@ -101,6 +104,19 @@ class Model(nn.Module):
         hidden: Bool[Array, 'B R C'] | None = None,
     ) -> Outputs:
         """The head's outputs: logits_BLV of an LM, logits_BC of a classifier; of `joint` both."""
+        with using(self.matmul):
+            return self._outputs(inputs, positions, segments, cache_length, source, prefix, hidden)
+
+    def _outputs(
+        self,
+        inputs: Array,
+        positions: Int[Array, 'B L'] | None,
+        segments: Int[Array, 'B L'] | None,
+        cache_length: int | None,
+        source: Source | None,
+        prefix: Bool[Array, 'B L'] | None,
+        hidden: Bool[Array, 'B R C'] | None,
+    ) -> Outputs:
         memory = self.encoder(self.inputs, source)
         x_BLD, positions = self.inputs(inputs, positions, hidden)
         length = x_BLD.shape[1]
@@ -151,6 +167,7 @@ def build_model(
         make(ADAPTERS, model.adapter, 'model.adapter'),
         bind(PROMPTS, model.prompt, 'model.prompt', width=model.width, **known),
         model.param_dtype,
+        make(MATMULS, model.matmul, 'model.matmul'),
     )
 
 

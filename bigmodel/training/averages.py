@@ -17,7 +17,8 @@ class Averaging(Optimizer):
     (Polyak & Juditsky 1992, Tarvainen & Valpola 2017).
 
     Step t enters with weight (1−d)/(1−d^t): the bias correction of Kingma & Ba 2014, §3, so that
-    the average is one of trained parameters alone, from the first step.
+    the average is one of parameters after steps alone, from the first one; also after a step that
+    changed none.
     """
 
     def init(self, params: Any, hparams: HParams) -> Any:
@@ -27,9 +28,15 @@ class Averaging(Optimizer):
         return {'optimizer': super().init(params, hparams), 'average': average}
 
     def update(
-        self, grads: Any, state: Any, params: Any, step: jax.Array, hparams: HParams
+        self,
+        grads: Any,
+        state: Any,
+        params: Any,
+        step: jax.Array,
+        hparams: HParams,
+        learns: jax.Array | bool = True,
     ) -> tuple[Any, Any]:
-        params, inner = super().update(grads, state['optimizer'], params, step, hparams)
+        params, inner = super().update(grads, state['optimizer'], params, step, hparams, learns)
         log_d = jnp.log(hparams['ema'])
         weight = jnp.expm1(log_d) / jnp.expm1((step + 1) * log_d)
         average = jax.tree.map(

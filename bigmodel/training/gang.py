@@ -20,7 +20,7 @@ from bigmodel.training.state import State
 from bigmodel.training.step import make_train_step
 
 # The runs' dim of every array; companions are the same for all and have none.
-AXES = State(0, 0, 0, None)
+AXES = State(0, 0, 0, None, 0)
 
 
 class Gang:
@@ -83,7 +83,7 @@ class Gang:
             first.model, task, first.optimizer, first.config.accumulate, first.companion_models
         )
         split, whole = PartitionSpec('arm'), PartitionSpec()
-        specs = State(split, split, split, whole)
+        specs = State(split, split, split, whole, split)
         # By hand, so that nothing is communicated, also where XLA cannot split (Pallas kernels).
         step = jax.shard_map(
             jax.vmap(one, in_axes=(AXES, 0, 0), out_axes=(AXES, 0)),

@@ -12,6 +12,7 @@ from bigmodel.training.clock import Clock
 from bigmodel.training.compilation import compilation
 from bigmodel.training.console import Progress, evaluation_line
 from bigmodel.training.ledger import Ledger
+from bigmodel.training.loss_scale import check_scale
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import Setup
 from bigmodel.training.writers import JsonlWriter, TensorBoardWriter
@@ -66,7 +67,7 @@ class Log:
         self._clock.count('compute')
         config = self._setup.config
         if float(metrics['loss'].weight):
-            self._shown = self._checked(step, metrics['loss'].value())
+            self._shown = self._checked(step, metrics)
         elif not self._said_nothing:
             self._said_nothing = True
             self._progress.note(
@@ -83,8 +84,12 @@ class Log:
             self._write({'step': step, 'split': 'train', **found, 'tokens_per_second': rate})
             self._ledger.write(step)
 
-    def _checked(self, step: int, loss: float) -> float:
-        if self._setup.config.check_finite and not math.isfinite(loss):
+    def _checked(self, step: int, metrics: Metrics) -> float:
+        loss = metrics['loss'].value()
+        if not self._setup.config.check_finite:
+            return loss
+        check_scale(step, metrics)
+        if not math.isfinite(loss):
             raise UserError(
                 f'the loss is {loss} at step {step}; try a lower optimizer.learning_rate or more '
                 f'warm-up (check_finite=False goes on regardless)'

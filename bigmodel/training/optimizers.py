@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from bigmodel.models.model import make_init
 from bigmodel.sharding import is_box
 from bigmodel.specs import bind
 from bigmodel.training.directions import OPTIMIZERS, Direction
+from bigmodel.training.loss_scale import NoScale, build_loss_scale
 from bigmodel.training.schedules import SCHEDULES
 from bigmodel.training.selection import Selection, multipliers, select
 from bigmodel.training.storage import PLAIN, Storage, storage_of
@@ -41,6 +43,7 @@ class Optimizer:
     axes: Any  # of the trained parameters alone, and so are decay and rate
     decay: Any
     rate: Any
+    scaling: NoScale
     storage: Storage = PLAIN
 
     def init(self, params: Any, hparams: HParams) -> optax.OptState:
@@ -57,9 +60,16 @@ class Optimizer:
         return optax.global_norm(grads)
 
     def update(
-        self, grads: Any, state: optax.OptState, params: Any, step: jax.Array, hparams: HParams
+        self,
+        grads: Any,
+        state: optax.OptState,
+        params: Any,
+        step: jax.Array,
+        hparams: HParams,
+        learns: jax.Array | bool = True,
     ) -> tuple[Any, optax.OptState]:
-        """New parameters and state, from float32 gradients of the trained part.
+        """New parameters and state, from float32 gradients of the trained part; the old ones unless
+        `learns`.
 
         `clip_norm` 0 leaves gradients as they are.
         """
@@ -77,8 +87,9 @@ class Optimizer:
 
         new = jax.tree.map(apply, exact, direction, self.decay, self.rate)
         key = jax.random.fold_in(jax.random.key(hparams['seed']), step)
-        new, state = self.storage.write(key, part, new, own)
-        return self.selection.whole(params, new), state
+        new, moved = self.storage.write(key, part, new, own)
+        new = self.selection.whole(params, new)
+        return jax.tree.map(partial(jnp.where, learns), (new, moved), (params, state))
 
     def averaged(self, params: Any, state: optax.OptState) -> Any:
         """The parameters to evaluate: those of the last step, or an average (`averages.py`)."""
@@ -111,7 +122,7 @@ def build_optimizer(config: ConfigDict, boxed: Any) -> tuple[Optimizer, HParams]
     decay = params_lib.assign(c.decay, shapes, 'optimizer.decay')
     axes, decay = selection.of(axes), selection.of(decay)
     parts = (direction_fn, schedule_fn, selection, axes, decay, rates)
-    optimizer = Optimizer(*parts, storage_of(config))
+    optimizer = Optimizer(*parts, build_loss_scale(config), storage_of(config))
     for key in ('learning_rate', 'weight_decay', 'clip_norm'):
         if not c[key] >= 0:
             raise UserError(f'optimizer.{key}={c[key]} must not be negative')

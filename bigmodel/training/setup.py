@@ -20,6 +20,7 @@ from bigmodel.models.model import Model, build_model, kernel_name
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Rows, Task
+from bigmodel.training import loss_scale
 from bigmodel.training.averages import with_average
 from bigmodel.training.base import Base
 from bigmodel.training.batches import host_rows
@@ -32,6 +33,7 @@ from bigmodel.training.fit import (
     check_head,
     check_inputs,
     check_masks,
+    check_matmul,
     check_prompt,
 )
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
@@ -198,6 +200,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if config[group][last] < 0:
             raise UserError(f'{key}={config[group][last]} must not be negative')
     presets.resolve(config.model, config.data.seq_len)
+    config.optimizer.loss_scale = loss_scale.named(config)
     config.companions = tuple(f'{name}: {path}' for name, path in named(config).items())
     return config
 
@@ -269,6 +272,7 @@ def outline(
     check_masks(config, task, model)
     check_head(config, task, model, abstract.params)
     check_prompt(config)
+    check_matmul(config.model, abstract.params)
     check_adapter(config, optimizer.selection.trained)
     return plan
 

@@ -15,6 +15,7 @@ from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.specs import spelt_out
 from bigmodel.tasks.build import TASKS
 from bigmodel.training.directions import OPTIMIZERS
+from bigmodel.training.loss_scale import LOSS_SCALES
 from bigmodel.training.schedules import SCHEDULES
 
 TABLES: dict[str, Mapping[str, Any]] = {
@@ -23,6 +24,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     'model.remat': REMAT,
     'task': TASKS,
     'optimizer.name': OPTIMIZERS,
+    'optimizer.loss_scale': LOSS_SCALES,
     'schedule': SCHEDULES,
     'data.source': SOURCES,
     'data.format': FORMATS,
@@ -59,9 +61,11 @@ GIVEN: dict[str, tuple[str, ...]] = {
     'model.init': ('depth', 'width'),
     'model.kernel': (),
     'model.remat': (),
+    'model.matmul': (),
     'weights': ('num_heads', 'max_length'),
     'task': (),
     'optimizer.name': ('axes',),
+    'optimizer.loss_scale': (),
     'schedule': ('step', 'num_steps'),
     'data.source': ('split', 'path', 'cache_dir'),
     'data.format': (),

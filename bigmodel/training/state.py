@@ -27,18 +27,21 @@ class State:
     params: Any
     opt_state: Any
     companions: Any = flax.struct.field(default_factory=dict)
+    loss_scale: Any = flax.struct.field(default_factory=dict)  # {} where the loss is not scaled
 
     @property
     def saved(self) -> dict[str, Any]:
         """What a checkpoint holds: companions have checkpoints of their own."""
-        return {'step': self.step, 'params': self.params, 'opt_state': self.opt_state}
+        scale = {'loss_scale': self.loss_scale} if self.loss_scale else {}
+        return {'step': self.step, 'params': self.params, 'opt_state': self.opt_state, **scale}
 
 
 def init_state(model: Model, optimizer: Optimizer, hparams: HParams) -> State:
     """The state before the first step; a pure function of `hparams['seed']`."""
     key = jax.random.key(hparams['seed'])
     params = nn.unbox(init_params(model, key))
-    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params, hparams))
+    opt_state, loss_scale = optimizer.init(params, hparams), optimizer.scaling.init()
+    return State(jnp.zeros((), jnp.int32), params, opt_state, loss_scale=loss_scale)
 
 
 def abstract_params(model: Model) -> Any:
@@ -50,7 +53,8 @@ def abstract_state(boxed: Any, optimizer: Optimizer, hparams: HParams) -> State:
     """The shapes of `init_state`, from those of the parameters."""
     params = jax.tree.map(lambda box: box.value, boxed, is_leaf=is_box)
     opt_state = jax.eval_shape(optimizer.init, params, hparams)
-    return State(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state)
+    loss_scale = jax.eval_shape(optimizer.scaling.init)
+    return State(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state, loss_scale=loss_scale)
 
 
 def place_gradients(model: Model, grads: Any) -> Any:
@@ -91,4 +95,6 @@ def state_sharding(
         return sharding.replicated()
 
     opt_state = jax.tree_util.tree_map_with_path(place, abstract.opt_state)
-    return State(sharding.replicated(), params, storage.placed(opt_state, abstract.opt_state))
+    loss_scale = jax.tree.map(lambda _: sharding.replicated(), abstract.loss_scale)
+    opt_state = storage.placed(opt_state, abstract.opt_state)
+    return State(sharding.replicated(), params, opt_state, loss_scale=loss_scale)

@@ -29,7 +29,8 @@ def make_train_step(
 ) -> TrainStep:
     """Builds the step; `accumulate` microbatches are summed before the one update.
 
-    A batch with nothing to predict (a loss of weight 0) leaves all but the step's number as it was.
+    A batch with nothing to predict (a loss of weight 0) leaves all but the step's number as it was,
+    and so does one with a gradient that overflows where the loss is scaled (`loss_scale.py`).
     """
     loss_of = make_loss_fn(model, task, companions)
 
@@ -43,18 +44,23 @@ def make_train_step(
         # Of the trained part alone: frozen parameters have no gradient to keep or to sum.
         part = optimizer.selection.part(state.params)
         place = partial(place_gradients, model)
-        grads, metrics = gradients(loss_fn, part, batch, key, accumulate, place)
-        held = optimizer.storage.fetch(state.opt_state)
-        params, opt_state = optimizer.update(grads, held, state.params, state.step, hparams)
+        scaling = optimizer.scaling
+        grad = partial(scaling.grad, state=state.loss_scale)
+        grads, metrics = gradients(loss_fn, part, batch, key, accumulate, place, grad)
+        finite = scaling.finite(grads)
         # Where nothing was to be predicted there is nothing to learn: no decay, no momentum either.
-        learned = partial(jnp.where, metrics['loss'].weight > 0)
-        params, opt_state = jax.tree.map(learned, (params, opt_state), (state.params, held))
+        learns = (metrics['loss'].weight > 0) & finite
+        held = optimizer.storage.fetch(state.opt_state)
+        params, opt_state = optimizer.update(grads, held, state.params, state.step, hparams, learns)
         opt_state = optimizer.storage.stow(opt_state)
-        metrics['grad_norm'] = Mean(optimizer.norm(grads), jnp.float32(1))
+        loss_scale, told = scaling.after(state.loss_scale, finite)
+        norm = jnp.where(finite, optimizer.norm(grads), 0)
+        metrics |= told | {'grad_norm': Mean(norm, finite.astype(jnp.float32))}
         metrics['learning_rate'] = Mean(
             optimizer.learning_rate(state.step, hparams), jnp.float32(1)
         )
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        new = {'params': params, 'opt_state': opt_state, 'loss_scale': loss_scale}
+        return state.replace(step=state.step + 1, **new), metrics
 
     return train_step
 
@@ -125,14 +131,15 @@ def gradients(
     key: jax.Array | None,
     accumulate: int,
     place: Callable[[Any], Any] = lambda grads: grads,
+    grad: Callable[..., Any] = lambda f: jax.grad(f, has_aux=True),
 ) -> tuple[Any, Metrics]:
     """The gradient of the batch's mean loss, exact for any padding and accumulation.
 
-    `place` splits the gradients of each microbatch over devices.
+    `place` splits the gradients of each microbatch over devices; `grad` makes their function.
     """
 
     def grad_fn(*args: Any) -> tuple[Any, Metrics]:
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(*args)
+        grads, metrics = grad(loss_fn)(*args)
         return place(grads), metrics
 
     if accumulate == 1:
