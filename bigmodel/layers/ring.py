@@ -16,7 +16,7 @@ from bigmodel.layers.masks import Mask
 from bigmodel.layers.ring_plan import Plan, gather, scatter, slots
 from bigmodel.layers.running import Running, fold, gradients, gradients_before
 from bigmodel.layers.weights import PLAIN, Normalised, Weights
-from bigmodel.sharding import on_ring, ring
+from bigmodel.rings import on_ring, ring
 from bigmodel.specs import POSITIVE
 
 # Logical axes: of q, k, v and the output; of halves of them, heads first; of what is for all.
@@ -86,6 +86,7 @@ def _forward(
         partial(_forward_here, plan),
         [_WHOLE, _WHOLE, _WHOLE, *plan.axes()],
         [_WHOLE, *[_HALVES] * 6],
+        plan.devices,
     )
     o, *saved = run(q, k, v, learned, fixed)
     return o, (*saved, learned, fixed)
@@ -96,6 +97,7 @@ def _backward(plan: Plan, saved: tuple, do: Array) -> tuple:
         partial(_backward_here, plan),
         [*[_HALVES] * 6, *plan.axes(), _WHOLE],
         [_WHOLE, _WHOLE, _WHOLE, ()],
+        plan.devices,
     )
     return *run(*saved, do), None
 
