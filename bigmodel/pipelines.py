@@ -33,6 +33,7 @@ class Circular:
     microbatches: Annotated[int, NOT_NEGATIVE] = 0
 
 
+GPIPE = GPipe()
 PIPELINES: Mapping[str, Any] = {'gpipe': GPipe, 'circular': Circular}
 
 
@@ -83,27 +84,30 @@ class Plan:
         )
 
 
-def plan_of(pipeline: GPipe | Circular, stages: int, ways: int, rows: int) -> Plan:
-    """The plan for `rows` rows, which each stage splits over `ways` devices.
+def plan_of(pipeline: GPipe | Circular, stages: int, ways: int, rows: int, layers: int) -> Plan:
+    """The plan for `layers` layers (or repetitions of their pattern) and `rows` rows, which `ways`
+    devices of each stage split.
 
-    Raises UserError for a number of microbatches that divides neither.
+    Raises UserError for layers or rows that do not divide.
     """
+    parts = stages * pipeline.repeats
+    if layers % parts:
+        passes = f' × {pipeline.repeats} repeats of sharding.pipeline' if parts > stages else ''
+        raise UserError(
+            f'{layers} layers (or repetitions of model.pattern) cannot be split into {stages} '
+            f'stages of mesh axis pipeline{passes}; choose a depth that {parts} divides, or fewer'
+        )
     given = pipeline.microbatches
-    tried = (given,) if given else (2 * stages, stages)
-    for microbatches in tried:
-        if microbatches % stages:
-            raise UserError(
-                f'sharding.pipeline has microbatches={microbatches}, which is no multiple of the '
-                f'{stages} stages of mesh axis pipeline; take {_next(microbatches, stages)}'
-            )
+    if given % stages:
+        raise UserError(
+            f'microbatches={given} of sharding.pipeline is no multiple of the {stages} stages of '
+            f'mesh axis pipeline; take {-(-given // stages) * stages}'
+        )
+    for microbatches in (given,) if given else (2 * stages, stages):
         if rows % (microbatches * ways) == 0:
             return Plan(stages, pipeline.repeats, microbatches)
     raise UserError(
-        f'{rows} rows cannot be split into {tried[-1]} microbatches of a pipeline × {ways} devices '
-        f'that split each; make data.batch_size (over accumulate) a multiple of {tried[-1] * ways}'
-        + (', or change microbatches of sharding.pipeline' if given else '')
+        f'{rows} rows cannot be split into {microbatches} microbatches of a pipeline × {ways} '
+        f'devices; choose data.batch_size so that what it is over accumulate is a multiple of '
+        f'{microbatches * ways}' + (', or other microbatches of sharding.pipeline' if given else '')
     )
-
-
-def _next(microbatches: int, stages: int) -> int:
-    return -(-microbatches // stages) * stages

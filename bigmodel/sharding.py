@@ -18,12 +18,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigmodel.errors import UserError, unknown
 from bigmodel.meshes import make_mesh
-from bigmodel.pipelines import PIPELINES, Circular, GPipe
-from bigmodel.rules import LENGTHS, MESH_AXES, WEIGHTS, Rules, rules_of
+from bigmodel.pipelines import GPIPE, PIPELINES, Circular, GPipe, Plan, plan_of
+from bigmodel.rules import LENGTHS, MESH_AXES, Rules, rules_of
 from bigmodel.specs import make
 
-
-# Of the axis of a map over mesh axes that split rows (`Sharding.inside_stage`).
+# Of the axis of a map over mesh axes that split rows (stages.py).
 ROWS = 'rows'
 
 
@@ -36,7 +35,7 @@ class Sharding:
 
     mesh: Mesh
     rules: Rules
-    pipeline: GPipe | Circular = GPipe()
+    pipeline: GPipe | Circular = GPIPE
     mapped: tuple[str, ...] = ()
 
     def spec(self, axes: Sequence[str | None], shape: Sequence[int], what: str) -> PartitionSpec:
@@ -103,22 +102,16 @@ class Sharding:
         """How many ways a logical axis is split."""
         return math.prod(self.mesh.shape[m] for m in self._mesh_axes(axis, axis))
 
+    def plan(self, rows: int, layers: int) -> Plan:
+        """How so many rows go through stages that split so many stacked layers."""
+        stages = self.ways('layers')
+        return plan_of(self.pipeline, stages, self.batch_ways // stages, rows, layers)
+
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Within this context `constrain` places activations on the mesh."""
         with under(self), jax.set_mesh(self.mesh):
             yield
-
-    def inside_stage(self) -> 'Sharding':
-        """What holds where code is mapped over the stages of a pipeline, which share its rows, and
-        over mesh axes that split rows but no weights: a device's gradients are then summed over its
-        microbatches first, and over devices once.
-        """
-        rows = tuple(axis for axis in self.axes_of('batch') if axis != 'pipeline')
-        weights = {a for name in self.rules if name in WEIGHTS for a in self.axes_of(name)}
-        count = next((i for i, axis in enumerate(rows) if axis in weights), len(rows))
-        rules = dict(self.rules) | {'batch': rows[count:], 'layers': None}
-        return dataclasses.replace(self, rules=rules, mapped=('pipeline', *rows[:count]))
 
     def axes_of(self, axis: str) -> tuple[str, ...]:
         """The mesh axes over which a logical axis is split."""
@@ -178,13 +171,22 @@ def _gathers() -> bool:
 
 
 def whole_rows() -> contextlib.AbstractContextManager[None]:
-    """Within this context no activation is split by length, and nothing passes through stages:
+    """Within this context no activation is split by length, and all devices run all layers:
     decoding has one token at a time.
     """
+    return _without(*LENGTHS, 'layers')
+
+
+def all_layers() -> contextlib.AbstractContextManager[None]:
+    """Within this context all devices run all layers, on rows of their own."""
+    return _without('layers')
+
+
+def _without(*axes: str) -> contextlib.AbstractContextManager[None]:
     sharding = _active.get()
     if sharding is not None:
-        whole = dict(sharding.rules) | dict.fromkeys([*LENGTHS, 'layers'])
-        sharding = dataclasses.replace(sharding, rules=whole)
+        rules = dict(sharding.rules) | dict.fromkeys(axes)
+        sharding = dataclasses.replace(sharding, rules=rules)
     return under(sharding)
 
 
@@ -285,11 +287,11 @@ def make_sharding(
             f'sharding.mesh={mesh!r}: rules {rules!r} place nothing on axis {idle[0]!r}; '
             f'they use: {", ".join(a for a in MESH_AXES if a in used)}'
         )
-    stages = made.shape['pipeline']
-    if stages == 1 and placed['layers']:
+    if made.shape['pipeline'] == 1 and (placed['layers'] or schedule != GPIPE):
+        key = f'rules={rules!r}' if placed['layers'] else f'pipeline={pipeline!r}'
         raise UserError(
-            f'sharding.rules={rules!r} has stages, but sharding.mesh={mesh!r} has no axis pipeline '
-            f"of 2 or more; write 'pipeline=2,…', or leave pipeline out of the rules"
+            f'sharding.{key} is of stages, but sharding.mesh={mesh!r} has no axis pipeline of 2 or '
+            f"more; write 'pipeline=2,…', or leave it out"
         )
     return Sharding(made, placed, schedule)
 

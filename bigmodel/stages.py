@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from bigmodel.pipelines import Plan, plan_of
+from bigmodel.pipelines import Plan
+from bigmodel.rules import WEIGHTS
 from bigmodel.sharding import ROWS, Sharding, active, under
 
 AXIS = 'pipeline'
@@ -23,7 +24,7 @@ AXIS = 'pipeline'
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-    """The plan of a batch, and what holds within a stage (`Sharding.inside_stage`).
+    """The plan of a batch, and what holds within a stage.
 
     Arrays of stages have two leading dims, over which the code of one stage is mapped: a stage, and
     an entry for those of its devices that have rows of their own and the same weights. Numbers of
@@ -80,7 +81,7 @@ class Stages:
         return split.swapaxes(2, 3).reshape(-1, *x.shape[4:])
 
     def everywhere(self, x: Array) -> Array:
-        """Rows (B, …) -> (microbatches, ways, rows, …), which every stage has; for what is small."""
+        """Rows (B, …) -> (microbatches, ways, rows, …), all on every stage: for what is small."""
         grouped = jnp.moveaxis(self.queued(x), 2, 0)
         every = grouped.reshape(self.plan.microbatches, *grouped.shape[2:])
         return self._place(every, (), self.rows, self.inside.axes_of('batch'))
@@ -117,12 +118,21 @@ def _shifted(by: int, x: Array) -> Array:
 _shifted.defvjp(lambda by, x: (_shifted(by, x), None), lambda by, _, dy: (_shifted(-by, dy),))
 
 
-def stages(rows: int) -> Stages | None:
-    """The pipeline that a batch of so many rows goes through, if the active sharding has one."""
+def stages(rows: int, layers: int) -> Stages | None:
+    """The pipeline that so many rows go through, if the active sharding splits stacked layers."""
     sharding = active()
-    count = sharding.ways('layers') if sharding else 1
-    if count == 1:
+    if sharding is None or sharding.ways('layers') == 1:
         return None
-    inside = sharding.inside_stage()
-    plan = plan_of(sharding.pipeline, count, sharding.batch_ways // count, rows)
-    return Stages(plan, inside)
+    return Stages(sharding.plan(rows, layers), _inside(sharding))
+
+
+def _inside(sharding: Sharding) -> Sharding:
+    """What holds where code is mapped over stages, which share their rows, and over mesh axes that
+    split rows but no weights: a device's gradients are then summed over its microbatches first, and
+    over devices once.
+    """
+    rows = tuple(axis for axis in sharding.axes_of('batch') if axis != AXIS)
+    weights = {a for name in WEIGHTS for a in sharding.axes_of(name)}
+    count = next((i for i, axis in enumerate(rows) if axis in weights), len(rows))
+    rules = dict(sharding.rules) | {'batch': rows[count:], 'layers': None}
+    return dataclasses.replace(sharding, rules=rules, mapped=(AXIS, *rows[:count]))

@@ -108,8 +108,9 @@ class Backbone(nn.Module):
         x_BLD = constrain(self.embed_dropout(x_BLD), 'batch', 'length', 'features')
         B, L, _ = x_BLD.shape
         carried = {k: jnp.zeros((B, L, *shape), x_BLD.dtype) for k, shape in self.carries.items()}
-        pipeline = None if self.is_initializing() else stages(B)
-        if pipeline:
+        # Of shared parameters all stages have all.
+        pipeline = stages(B, self.repeats) if self.share == 'none' else None
+        if pipeline and not self.is_initializing():
             x_BLD = self._through(pipeline, x_BLD, carried, context)
         else:
             (x_BLD, _), _ = self.layers((x_BLD, carried), context)
@@ -124,14 +125,14 @@ class Backbone(nn.Module):
     def _through(
         self, pipeline: Stages, x_BLD: Array, carried: dict[str, Array], context: Context
     ) -> Array:
-        """The layers as stages of a pipeline; each draws dropout anew for the rows of each device and microbatch."""
+        """The layers as stages; each draws dropout anew for a microbatch's rows of a device."""
         group = self._group()(self.blocks, parent=None)
         sown = [name for name in (LOSSES, REPORTS) if self.is_mutable_collection(name)]
         key = self.make_rng('dropout') if self.has_rng('dropout') else None
-        small, memory, rebuilt = by_rows(context, len(x_BLD))
+        numbers, memory, remade = by_rows(context, len(x_BLD))
 
         def layer(
-            weights: Any, carry: Any, small: Any, number: Array, rows: Array
+            weights: Any, carry: Any, numbers: Any, number: Array, rows: Array
         ) -> tuple[Any, Any]:
             x_BLD, (carried, memory) = carry
             rngs = {}
@@ -141,7 +142,7 @@ class Backbone(nn.Module):
             (carry, _), found = group.apply(
                 {'params': weights},
                 (x_BLD, carried),
-                rebuilt(small, memory),
+                remade(numbers, memory),
                 rngs=rngs,
                 mutable=sown,
             )
@@ -149,7 +150,7 @@ class Backbone(nn.Module):
 
         weights = self.get_variable('params', 'layers')
         x_BLD, found = pipelined(
-            pipeline, layer, weights, x_BLD, (carried, memory), small, self.unroll
+            pipeline, layer, weights, x_BLD, (carried, memory), numbers, self.unroll
         )
         for name, values in found.items():
             self.put_variable(name, 'layers', values)

@@ -43,7 +43,6 @@ class _Carry(NamedTuple):
     inbox: Any
     outbox: Array
     done: Array
-    sown: Any
 
 
 def pipelined(
@@ -68,12 +67,9 @@ def pipelined(
     constants = jax.tree.map(stages.everywhere, constants)
     work = stages.map(_stage(stages, layer, unroll))
 
-    def at(now: Int[Array, '']) -> tuple[_Turn, Any]:
+    def tick(carry: _Carry, now: Int[Array, '']) -> tuple[_Carry, Any]:
         turn = _turn(stages, now)
-        return turn, stages.own(jax.tree.map(lambda a: a[turn.microbatch], constants))
-
-    def tick(carry: _Carry, now: Int[Array, '']) -> tuple[_Carry, None]:
-        turn, here = at(now)
+        here = stages.own(jax.tree.map(lambda a: a[turn.microbatch], constants))
         entering = jnp.minimum(now // around, plan.groups - 1)
         inbox = _choose(now % around == 0, _group(queue, entering), carry.inbox)
         state = _choose((turn.stage == 0) & (turn.repeat == 0), inbox, carry.state)
@@ -82,18 +78,14 @@ def pipelined(
         # Of a group the last is written when all have left.
         leaving = jnp.maximum(now - (plan.stages - 1), 0) // around
         done = jax.lax.dynamic_update_index_in_dim(carry.done, outbox, leaving, 2)
-        sown = jax.tree.map(jnp.add, carry.sown, sown)
-        next_ = _Carry(_moved(state, 1), _moved(inbox, -1), outbox, done, sown)
-        return stages.own(next_), None
+        next_ = _Carry(_moved(state, 1), _moved(inbox, -1), outbox, done)
+        return stages.own(next_), sown
 
     # Real rows for all, so that what idle stages compute is finite, and so is its derivative.
     first = _group(queue, 0)
-    turn, here = at(jnp.int32(0))
-    _, sown = jax.eval_shape(work, weights, first, here, turn)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sown)
-    start = _Carry(first, first, first[0], queue[0], zeros)
-    end, _ = jax.lax.scan(tick, start, jnp.arange(plan.ticks))
-    mean = jax.tree.map(lambda a: stages.in_order(a) / plan.microbatches, end.sown)
+    start = _Carry(first, first, first[0], queue[0])
+    end, sown = jax.lax.scan(tick, start, jnp.arange(plan.ticks))
+    mean = jax.tree.map(lambda a: stages.in_order(jnp.sum(a, 0)) / plan.microbatches, sown)
     return stages.unqueued(end.done), mean
 
 
@@ -141,27 +133,26 @@ def _moved(x: Any, by: int) -> Any:
 
 def _choose(which: Array, x: Any, y: Any) -> Any:
     """By stage, or for all."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(which.reshape(-1, *[1] * (a.ndim - 1)), a, b), x, y
-    )
+    return jax.tree.map(lambda a, b: jnp.where(which.reshape(-1, *[1] * (a.ndim - 1)), a, b), x, y)
 
 
 def by_rows(
     context: Context, rows: int
 ) -> tuple[list[Array], list[Array], Callable[[Any, Any], Context]]:
-    """What a context has of each row: ids and places, vectors, and how to put others there."""
+    """What a context has of each row: numbers, vectors, and how to make it with those of others."""
     leaves, tree = jax.tree.flatten((context.queries, context.keys, context.memory))
-    of_rows = [a.ndim > 1 and a.shape[0] == rows for a in leaves]
-    vectors = [own and jnp.issubdtype(a.dtype, jnp.floating) for own, a in zip(of_rows, leaves)]
-    small = [a for a, own, vector in zip(leaves, of_rows, vectors) if own and not vector]
-    large = [a for a, vector in zip(leaves, vectors) if vector]
 
-    def rebuilt(small: Any, large: Any) -> Context:
-        left = {True: iter(large), False: iter(small)}
-        found = [
-            next(left[vector]) if own else a for a, own, vector in zip(leaves, of_rows, vectors)
-        ]
-        queries, keys, memory = jax.tree.unflatten(tree, found)
+    def kind(a: Array) -> str:
+        if a.ndim < 2 or len(a) != rows:
+            return ''
+        return 'vectors' if jnp.issubdtype(a.dtype, jnp.floating) else 'numbers'
+
+    kinds = [kind(a) for a in leaves]
+    of = {k: [a for a, own in zip(leaves, kinds, strict=True) if own == k] for k in kinds}
+
+    def remade(numbers: list[Array], vectors: list[Array]) -> Context:
+        left = {'': iter(of.get('', ())), 'numbers': iter(numbers), 'vectors': iter(vectors)}
+        queries, keys, memory = jax.tree.unflatten(tree, [next(left[k]) for k in kinds])
         return context.replace(queries=queries, keys=keys, memory=memory)
 
-    return small, large, rebuilt
+    return of.get('numbers', []), of.get('vectors', []), remade
