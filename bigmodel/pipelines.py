@@ -97,6 +97,11 @@ def plan_of(pipeline: GPipe | Circular, stages: int, ways: int, rows: int, layer
             f'{layers} layers (or repetitions of model.pattern) cannot be split into {stages} '
             f'stages of mesh axis pipeline{passes}; choose a depth that {parts} divides, or fewer'
         )
+    if stages % pipeline.repeats and pipeline.repeats % stages:
+        raise UserError(
+            f'repeats={pipeline.repeats} of sharding.pipeline and the {stages} stages of mesh axis '
+            f'pipeline: one must divide the other, else weights would be gathered, not sent'
+        )
     given = pipeline.microbatches
     if given % stages:
         raise UserError(

@@ -149,9 +149,8 @@ class Backbone(nn.Module):
             return (carry[0], (carry[1], memory)), found
 
         weights = self.get_variable('params', 'layers')
-        x_BLD, found = pipelined(
-            pipeline, layer, weights, x_BLD, (carried, memory), numbers, self.unroll
-        )
+        along, how = (carried, memory), (self.unroll, REMAT[self.remat])
+        x_BLD, found = pipelined(pipeline, layer, weights, x_BLD, along, numbers, *how)
         for name, values in found.items():
             self.put_variable(name, 'layers', values)
         return x_BLD

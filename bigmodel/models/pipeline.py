@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from bigmodel.layers.coordinates import Context
@@ -20,6 +21,8 @@ from bigmodel.stages import Stages, shifted
 # (weights of one layer, (x, along), constants, number of the layer, and of the rows) ->
 # ((x, along), what it sows).
 Layer = Callable[[Any, Any, Any, Array, Array], tuple[Any, Any]]
+Policy = Callable[..., Any] | None  # of jax.checkpoint, None: all is kept
+_HANDED_ON = 'handed_on'
 
 
 class _Turn(NamedTuple):
@@ -52,20 +55,27 @@ def pipelined(
     x: Float[Array, 'B L D'],
     along: Any,
     constants: Any,
-    unroll: int = 1,
+    unroll: int,
+    policy: Policy,
 ) -> tuple[Float[Array, 'B L D'], Any]:
     """`x` after `layer` with each of the stacked `weights` in turn, and the means over microbatches
     of what layers sow, stacked.
 
     Trees of arrays of as many rows: `along` travels with x from stage to stage, and layers may
-    change it; `constants` are small and lie on all stages.
+    change it; `constants` are small and lie on all stages. `policy` is that of the checkpoint that
+    each layer is.
     """
     plan = stages.plan
     around = plan.stages * plan.repeats
     weights = jax.tree.map(stages.weights, weights)
     queue = jax.tree.map(stages.queued, (x, along))
     constants = jax.tree.map(stages.everywhere, constants)
-    work = stages.map(_stage(stages, layer, unroll))
+    stage = _stage(stages, layer, unroll)
+    if plan.repeats > 1:
+        # Else each tick would keep a copy of the weights of its pass.
+        policy = _all_but(weights, policy)
+        stage = jax.checkpoint(stage, prevent_cse=False, policy=policy)
+    work = stages.map(stage)
 
     def tick(carry: _Carry, now: Int[Array, '']) -> tuple[_Carry, Any]:
         turn = _turn(stages, now)
@@ -100,7 +110,8 @@ def _stage(stages: Stages, layer: Layer, unroll: int) -> Callable[..., tuple[Any
         part = turn.microbatch * stages.ways + jax.lax.axis_index(ROWS)
 
         def body(x: Any, each: tuple[Any, Array]) -> tuple[Any, Any]:
-            return layer(each[0], x, constants, before + each[1], part)
+            x, sown = layer(each[0], x, constants, before + each[1], part)
+            return jax.tree.map(lambda a: checkpoint_name(a, _HANDED_ON), x), sown
 
         x, sown = jax.lax.scan(body, x, (own, jnp.arange(count)), unroll=min(unroll, count))
         at_repeat = jnp.arange(repeats) == turn.repeat
@@ -112,6 +123,30 @@ def _stage(stages: Stages, layer: Layer, unroll: int) -> Callable[..., tuple[Any
         return x, jax.tree.map(put, sown)
 
     return run
+
+
+def _all_but(weights: Any, policy: Policy) -> Callable[..., bool]:
+    """The policy of a checkpoint of a stage: of layers what `policy` keeps and what they hand on,
+    but nothing that is computed of weights alone.
+    """
+    shapes = set()
+    for w in jax.tree.leaves(weights):
+        stages, ways, repeats, layers, *own = w.shape
+        for chosen in ((repeats, layers), (1, layers), (layers,), ()):
+            shapes.add((*sorted([stages, ways, *chosen]), *own))
+
+    def is_weight(shape: tuple[int, ...]) -> bool:
+        # Loops have the dims of stages and layers in another order.
+        return any((*sorted(shape[:n]), *shape[n:]) in shapes for n in (2, 3, 4))
+
+    def keep(primitive: Any, *inputs: Any, **params: Any) -> bool:
+        numbers = [x for x in inputs if jnp.issubdtype(x.dtype, jnp.floating) and x.ndim]
+        if numbers and all(is_weight(x.shape) for x in numbers):
+            return False
+        named = params.get('name') == _HANDED_ON
+        return policy is None or named or bool(policy(primitive, *inputs, **params))
+
+    return keep
 
 
 def _turn(stages: Stages, now: Int[Array, '']) -> _Turn:
