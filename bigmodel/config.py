@@ -163,6 +163,7 @@ ADDED = {
     'evals.*.max_tokens': 64,
     'checkpoint.only_trained': False,
     'checkpoint.best': '',
+    'sharding.pipeline': 'gpipe',
 }
 
 REMOVED = ('baselines',)  # keys of older run directories, which changed nothing of their runs

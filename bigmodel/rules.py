@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from bigmodel.errors import UserError, unknown
 
 # From the slowest links to the fastest: neighbours on the last axis are neighbouring devices.
-MESH_AXES = ('data', 'fsdp', 'expert', 'context', 'tensor')
+MESH_AXES = ('pipeline', 'data', 'fsdp', 'expert', 'context', 'tensor')
 
 Rules = Mapping[str, tuple[str, ...] | str | None]
 
@@ -42,11 +42,15 @@ _REPLICATED = dict.fromkeys(
         *LENGTHS,
     ]
 )
+WEIGHTS = tuple(axis for axis in _REPLICATED if axis not in ('features', *LENGTHS))
 _TENSOR = {'heads': 'tensor', 'kv_heads': 'tensor', 'mlp': 'tensor', 'vocab': 'tensor'}
 _MOMENTS = {'batch': 'fsdp', 'moments/embed': 'fsdp'}
 # What each adds to data parallelism.
 PRESETS: dict[str, dict[str, str]] = {
     'dp': {'batch': 'data'},
+    # Each stage has some of the layers, through which microbatches pass (pipelines.py). Outside of
+    # layers, at the inputs and the head, stages have rows of their own instead.
+    'pipeline': {'layers': 'pipeline', 'batch': 'pipeline'},
     # Rajbhandari et al. 2019, ZeRO. 1: each device keeps and updates its part of the optimizer's
     # state. 2: and of the gradients, also while microbatches are summed. 3: and of the weights.
     'zero1': _MOMENTS,

@@ -18,15 +18,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigmodel.errors import UserError, unknown
 from bigmodel.meshes import make_mesh
+from bigmodel.pipelines import GPIPE, PIPELINES, Circular, GPipe, Plan, plan_of
 from bigmodel.rules import LENGTHS, MESH_AXES, Rules, rules_of
+from bigmodel.specs import make
+
+# Of the axis of a map over mesh axes that split rows (stages.py).
+ROWS = 'rows'
 
 
 @dataclasses.dataclass(frozen=True)
 class Sharding:
-    """A device mesh with the rules that place arrays on it."""
+    """A device mesh with the rules that place arrays on it.
+
+    `mapped` are axes over which the active code is mapped, each device of one seeing its own part.
+    """
 
     mesh: Mesh
     rules: Rules
+    pipeline: GPipe | Circular = GPIPE
+    mapped: tuple[str, ...] = ()
 
     def spec(self, axes: Sequence[str | None], shape: Sequence[int], what: str) -> PartitionSpec:
         """The placement of an array whose dims have these logical `axes`; `what` names it."""
@@ -92,15 +102,20 @@ class Sharding:
         """How many ways a logical axis is split."""
         return math.prod(self.mesh.shape[m] for m in self._mesh_axes(axis, axis))
 
+    def plan(self, rows: int, layers: int) -> Plan:
+        """How so many rows go through stages that split so many stacked layers."""
+        stages = self.ways('layers')
+        return plan_of(self.pipeline, stages, self.batch_ways // stages, rows, layers)
+
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Within this context `constrain` places activations on the mesh."""
-        token = _active.set(self)
-        try:
-            with jax.set_mesh(self.mesh):
-                yield
-        finally:
-            _active.reset(token)
+        with under(self), jax.set_mesh(self.mesh):
+            yield
+
+    def axes_of(self, axis: str) -> tuple[str, ...]:
+        """The mesh axes over which a logical axis is split."""
+        return self._mesh_axes(axis, axis)
 
     def _mesh_axes(self, axis: str | None, what: str) -> tuple[str, ...]:
         if axis is None:
@@ -116,13 +131,18 @@ _active: contextvars.ContextVar[Sharding | None] = contextvars.ContextVar('shard
 
 
 @contextlib.contextmanager
-def inactive() -> Iterator[None]:
-    """Within this context `constrain` does nothing."""
-    token = _active.set(None)
+def under(sharding: Sharding | None) -> Iterator[None]:
+    """Within this context `constrain` places activations as `sharding` says, None: not at all."""
+    token = _active.set(sharding)
     try:
         yield
     finally:
         _active.reset(token)
+
+
+def inactive() -> contextlib.AbstractContextManager[None]:
+    """Within this context `constrain` does nothing."""
+    return under(None)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -150,18 +170,24 @@ def _gathers() -> bool:
     return sharding is not None and sharding.rules['length'] != sharding.rules['inner_length']
 
 
-@contextlib.contextmanager
-def whole_rows() -> Iterator[None]:
-    """Within this context no activation is split by length: decoding has one token at a time."""
+def whole_rows() -> contextlib.AbstractContextManager[None]:
+    """Within this context no activation is split by length, and all devices run all layers:
+    decoding has one token at a time.
+    """
+    return _without(*LENGTHS, 'layers')
+
+
+def all_layers() -> contextlib.AbstractContextManager[None]:
+    """Within this context all devices run all layers, on rows of their own."""
+    return _without('layers')
+
+
+def _without(*axes: str) -> contextlib.AbstractContextManager[None]:
     sharding = _active.get()
     if sharding is not None:
-        whole = dict(sharding.rules) | dict.fromkeys(LENGTHS)
-        sharding = dataclasses.replace(sharding, rules=whole)
-    token = _active.set(sharding)
-    try:
-        yield
-    finally:
-        _active.reset(token)
+        rules = dict(sharding.rules) | dict.fromkeys(axes)
+        sharding = dataclasses.replace(sharding, rules=rules)
+    return under(sharding)
 
 
 def active() -> Sharding | None:
@@ -186,7 +212,8 @@ def by_rows(
     sharding = _active.get()
     placed = [sharding._mesh_axes(axis, 'activation') if sharding else () for axis in split]
     axes = {name for names in placed for name in names}
-    if not axes:
+    mapped = sharding.mapped if sharding else ()
+    if not axes and not mapped:
         return f(whole, *rows)
     of_rows = PartitionSpec(*(names or None for names in placed))
     own = [tuple(a for a in sharding._mesh_axes(part, 'weight') if a in axes) for part in parts]
@@ -197,11 +224,25 @@ def by_rows(
     def here(whole: Any, *rows: jax.Array) -> Any:
         # At once, for gradients to be summed over devices at once, however often f uses `whole`;
         # and said aloud, as a backward pass that is written out sums over no devices by itself.
-        varying = lambda x: jax.lax.pcast(x, shared, to='varying') if shared else x  # noqa: E731
+        said = shared and not mapped
+        varying = lambda x: jax.lax.pcast(x, shared, to='varying') if said else x  # noqa: E731
         return f(jax.tree.map(varying, whole), *rows)
 
-    # Axes that split weights stay XLA's business.
-    return jax.shard_map(here, in_specs=specs, out_specs=of_rows, axis_names=axes)(whole, *rows)
+    return jax.shard_map(
+        here,
+        in_specs=specs,
+        out_specs=of_rows,
+        # Axes that split weights stay XLA's business.
+        axis_names=axes.union(mapped),
+        # JAX cannot tell which arrays vary over an axis over which code is mapped.
+        check_vma=not mapped,
+    )(whole, *rows)
+
+
+def mean_over_rows(mean: jax.Array) -> jax.Array:
+    """A mean over the rows that the code sees, as one over those of all devices."""
+    sharding = _active.get()
+    return jax.lax.pmean(mean, ROWS) if sharding and sharding.mapped else mean
 
 
 def exchange(x: jax.Array, axis: str, split: int, join: int) -> jax.Array:
@@ -241,53 +282,13 @@ def by_shard(
     return run
 
 
-@dataclasses.dataclass(frozen=True)
-class Ring:
-    """The mesh axis over which rows are split `ways` ways, and the axes of the whole batch."""
-
-    axis: str
-    ways: int
-    axes: tuple[str, ...]
-
-
-def ring() -> Ring | None:
-    """The devices that share the rows of the active sharding, if rows are split."""
-    sharding = _active.get()
-    names = sharding._mesh_axes('inner_length', 'activation') if sharding else ()
-    if not names:
-        return None
-    batch = sharding._mesh_axes('batch', 'batch')
-    return Ring(names[0], sharding.mesh.shape[names[0]], (*batch, *names))
-
-
-def on_ring(f: Callable[..., Any], axes: Sequence[Any], out_axes: Any) -> Callable[..., Any]:
-    """`f` on each device's part of rows that are split by length; `f` itself moves what it needs.
-
-    `axes` and `out_axes` are the logical axes of each array, as lists of tuples; () is for all of
-    an array, or of a tree of them. Only batch and length are split by hand: heads stay XLA's
-    business, and `f` sums over `Ring.axes` what it learns for all.
+def make_sharding(
+    mesh: str, rules: str, devices: Sequence[Any] | None = None, pipeline: str = 'gpipe'
+) -> Sharding:
+    """Builds the mesh `'data=-1'` over `devices` (default: all) with presets of `rules.py`, and of
+    `pipelines.py` the schedule of axis pipeline.
     """
-    sharding = _active.get()
-
-    def spec(dims: Any) -> Any:
-        if isinstance(dims, list):
-            return [spec(d) for d in dims]
-        names = (sharding._mesh_axes(d, 'activation') for d in dims)
-        return PartitionSpec(*(n or None for n in names))
-
-    return jax.shard_map(
-        f,
-        mesh=sharding.mesh,
-        in_specs=tuple(spec(list(axes))),
-        out_specs=spec(out_axes),
-        axis_names=set(ring().axes),
-        check_vma=False,
-    )
-
-
-def make_sharding(mesh: str, rules: str, devices: Sequence[Any] | None = None) -> Sharding:
-    """Builds the mesh `'data=-1'` over `devices` (default: all) with presets of `rules.py`."""
-    placed = rules_of(rules)
+    placed, schedule = rules_of(rules), make(PIPELINES, pipeline, 'sharding.pipeline')
     made = make_mesh(mesh, list(devices if devices is not None else jax.devices()))
     used = {m for r in placed.values() for m in ((r,) if isinstance(r, str) else r or ())}
     idle = [a for a, n in made.shape.items() if n > 1 and a not in used]
@@ -296,7 +297,13 @@ def make_sharding(mesh: str, rules: str, devices: Sequence[Any] | None = None) -
             f'sharding.mesh={mesh!r}: rules {rules!r} place nothing on axis {idle[0]!r}; '
             f'they use: {", ".join(a for a in MESH_AXES if a in used)}'
         )
-    return Sharding(made, placed)
+    if made.shape['pipeline'] == 1 and (placed['layers'] or schedule != GPIPE):
+        key = f'rules={rules!r}' if placed['layers'] else f'pipeline={pipeline!r}'
+        raise UserError(
+            f'sharding.{key} is of stages, but sharding.mesh={mesh!r} has no axis pipeline of 2 or '
+            f"more; write 'pipeline=2,…', or leave it out"
+        )
+    return Sharding(made, placed, schedule)
 
 
 def is_box(x: Any) -> bool:

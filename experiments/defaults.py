@@ -123,11 +123,13 @@ def get_config(arg: str = '') -> ConfigDict:
     c.evals.validation = evaluation('validation')
 
     c.sharding = ConfigDict()
-    # Axes data, fsdp, expert, context, tensor; -1: all devices that are left. dcn_data=2 and its
+    # Axes pipeline, data, fsdp, expert, context, tensor; -1: all devices left. dcn_data=2 and its
     c.sharding.mesh = 'data=-1'  # kin: so many slices, 'dcn_data=2,fsdp=-1'
-    # dp, zero1, zero2, fsdp (ZeRO-3), expert, context (of kernel ring), tensor, sequence, and in
-    c.sharding.rules = 'dp'  # this order joined by '_', 'fsdp_context_tensor': bigmodel/rules.py
+    # dp, pipeline, zero1, zero2, fsdp (ZeRO-3), expert, context (of kernel ring), tensor, sequence,
+    c.sharding.rules = 'dp'  # and in this order joined by '_', 'pipeline_zero1_tensor': rules.py
     c.sharding.host_devices = 0  # on CPU; 0: as many as cores, if they divide the batch
+    # Of axis pipeline: gpipe(microbatches=), circular(repeats=, microbatches=); microbatches=0: two
+    c.sharding.pipeline = 'gpipe'  # for each stage where they divide the rows, else one
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 500  # steps; the last step is always saved

@@ -385,7 +385,7 @@ def test_odd_heads_are_refused_with_the_parameter_and_the_fix() -> None:
 )
 def test_mesh_sizes(mesh: str, sizes: tuple[int, ...]) -> None:
     made = make_sharding(mesh, 'fsdp').mesh
-    assert tuple(made.shape[a] for a in MESH_AXES) == (*sizes, 1, 1, 1)
+    assert tuple(made.shape[a] for a in MESH_AXES) == (1, *sizes, 1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from bigmodel.layers.linear import ExpertWeight, Linear
 from bigmodel.layers.losses import add_loss, report
 from bigmodel.layers.matmuls import Full, matmul_of
 from bigmodel.layers.names import named
-from bigmodel.sharding import by_rows, exchange, into_branch
+from bigmodel.sharding import by_rows, exchange, into_branch, mean_over_rows
 from bigmodel.specs import NOT_NEGATIVE, POSITIVE
 
 Tokens = Float[Array, 'B L D']
@@ -167,8 +167,8 @@ class MoE(Mixture):
         gate_BLC = jnp.take_along_axis(probability_BLE, choice_BLC, -1)
         if self.top_k > 1:
             gate_BLC = gate_BLC / jnp.sum(gate_BLC, -1, keepdims=True)
-        load_E = jnp.mean(jax.nn.one_hot(choice_BLC, self.experts), (0, 1, 2))
-        share_E = jnp.mean(probability_BLE, (0, 1))
+        load_E = mean_over_rows(jnp.mean(jax.nn.one_hot(choice_BLC, self.experts), (0, 1, 2)))
+        share_E = mean_over_rows(jnp.mean(probability_BLE, (0, 1)))
         if self.balance:
             add_loss(self, 'balance', self.balance * self.experts * jnp.sum(load_E * share_E))
         if bias_E is not None:

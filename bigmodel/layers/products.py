@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bigmodel.sharding import ring
+from bigmodel.rings import ring
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -17,7 +17,7 @@ from bigmodel.layers.names import named
 from bigmodel.layers.ring_plan import Plan, gather, scatter, slots
 from bigmodel.layers.running import Running, fold, gradients, gradients_before
 from bigmodel.layers.weights import PLAIN, Normalised, Weights
-from bigmodel.sharding import on_ring, ring
+from bigmodel.rings import on_ring, ring
 from bigmodel.specs import POSITIVE
 
 # Logical axes: of q, k, v and the output; of halves of them, heads first; of what is for all.
@@ -87,6 +87,7 @@ def _forward(
         partial(_forward_here, plan),
         [_WHOLE, _WHOLE, _WHOLE, *plan.axes()],
         [_WHOLE, *[_HALVES] * 6],
+        plan.devices,
     )
     o, *mine, halves, highest, total = run(q, k, v, learned, fixed)
     o, halves, highest, total = (named('attention_out', x) for x in (o, halves, highest, total))
@@ -98,6 +99,7 @@ def _backward(plan: Plan, saved: tuple, do: Array) -> tuple:
         partial(_backward_here, plan),
         [*[_HALVES] * 6, *plan.axes(), _WHOLE],
         [_WHOLE, _WHOLE, _WHOLE, ()],
+        plan.devices,
     )
     return *run(*saved, do), None
 

@@ -12,7 +12,7 @@ from bigmodel.layers.masks import Mask
 from bigmodel.layers.running import as_rows
 from bigmodel.layers.weights import Weights
 from bigmodel.layers.zigzag import from_zigzag, halves, joined, to_zigzag
-from bigmodel.sharding import Ring as Devices
+from bigmodel.rings import Ring as Devices
 
 
 @dataclasses.dataclass(frozen=True)

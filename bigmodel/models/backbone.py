@@ -13,8 +13,10 @@ from bigmodel.layers.dropout import Dropout
 from bigmodel.layers.losses import LOSSES, REPORTS
 from bigmodel.layers.names import named
 from bigmodel.layers.positions import Position
+from bigmodel.models.pipeline import by_rows, pipelined
 from bigmodel.models.remat import policy_of
 from bigmodel.sharding import constrain
+from bigmodel.stages import Stages, stages
 
 # Which repetitions of the pattern have parameters of their own.
 _OWN = {'cache': 0, LOSSES: 0, REPORTS: 0}
@@ -80,12 +82,8 @@ class Backbone(nn.Module):
         self.past = Past()
         self.embed_norm = self.make_embed_norm()
         self.embed_dropout = Dropout(self.dropout)
-        group = Group
-        if self.remat != 'none':
-            # Outside of a loop XLA would merge the recomputation with the first computation.
-            group = nn.remat(Group, policy=policy_of(self.remat), prevent_cse=self.unroll > 1)
         self.layers = nn.scan(
-            group,
+            self._group(),
             **SHARE[self.share],
             in_axes=nn.broadcast,
             length=self.repeats,
@@ -104,8 +102,52 @@ class Backbone(nn.Module):
         x_BLD = constrain(self.embed_dropout(x_BLD), 'batch', 'length', 'features')
         B, L, _ = x_BLD.shape
         carried = {k: jnp.zeros((B, L, *shape), x_BLD.dtype) for k, shape in self.carries.items()}
-        (x_BLD, _), _ = self.layers((x_BLD, carried), context)
+        # Of shared parameters all stages have all.
+        pipeline = stages(B, self.repeats) if self.share == 'none' else None
+        if pipeline and not self.is_initializing():
+            x_BLD = self._through(pipeline, x_BLD, carried, context)
+        else:
+            (x_BLD, _), _ = self.layers((x_BLD, carried), context)
         return self.final_norm(x_BLD)
+
+    def _group(self) -> type[nn.Module]:
+        if self.remat == 'none':
+            return Group
+        # Outside of a loop XLA would merge the recomputation with the first computation.
+        return nn.remat(Group, policy=policy_of(self.remat), prevent_cse=self.unroll > 1)
+
+    def _through(
+        self, pipeline: Stages, x_BLD: Array, carried: dict[str, Array], context: Context
+    ) -> Array:
+        """The layers as stages; each draws dropout anew for a microbatch's rows of a device."""
+        group = self._group()(self.blocks, parent=None)
+        sown = [name for name in (LOSSES, REPORTS) if self.is_mutable_collection(name)]
+        key = self.make_rng('dropout') if self.has_rng('dropout') else None
+        numbers, memory, remade = by_rows(context, len(x_BLD))
+
+        def layer(
+            weights: Any, carry: Any, numbers: Any, number: Array, rows: Array
+        ) -> tuple[Any, Any]:
+            x_BLD, (carried, memory) = carry
+            rngs = {}
+            if key is not None:
+                own = jax.random.fold_in(jax.random.fold_in(key, number), rows)
+                rngs = {'dropout': own}
+            (carry, _), found = group.apply(
+                {'params': weights},
+                (x_BLD, carried),
+                remade(numbers, memory),
+                rngs=rngs,
+                mutable=sown,
+            )
+            return (carry[0], (carry[1], memory)), found
+
+        weights = self.get_variable('params', 'layers')
+        along, how = (carried, memory), (self.unroll, policy_of(self.remat))
+        x_BLD, found = pipelined(pipeline, layer, weights, x_BLD, along, numbers, *how)
+        for name, values in found.items():
+            self.put_variable(name, 'layers', values)
+        return x_BLD
 
     def context(
         self,

@@ -97,6 +97,7 @@ def _of_one_device(plan: Outline) -> ConfigDict:
     config.data.batch_size //= ways
     config.accumulate = 1
     config.sharding.mesh, config.sharding.rules = 'data=1', 'dp'
+    config.sharding.pipeline = 'gpipe'
     config.model.dtype = compute_dtype(plan.config.model.dtype, plan.platform)
     config.model.unroll = 1
     if plan.kernel.split()[0] in ('cudnn', 'fused', 'splash') or '(' in plan.kernel:

@@ -30,6 +30,7 @@ def candidates(config: ConfigDict, topology: Topology) -> Iterator[ConfigDict]:
         tried.num_steps = max(1, round(config.num_steps * config.data.batch_size / rows))
         tried.data.batch_size, tried.model.remat = rows, remat
         tried.sharding.mesh, tried.sharding.rules = mesh, rules
+        tried.sharding.pipeline = 'gpipe'
         yield tried
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 
 from bigmodel import devices, hosts
+from bigmodel.training.fit import check_stages
 from bigmodel.training.placement import described
 from bigmodel.training.setup import Setup
 
@@ -41,7 +42,12 @@ def print_plan(setup: Setup, where: str, start: int, moved: str) -> None:
         ),
     )
     if setup.sharding.mesh.size > 1:
-        rows += (('placement', described(setup.abstract, setup.sharding)),)
+        rows += (
+            (
+                'placement',
+                described(setup.abstract, setup.sharding, check_stages(c, setup.sharding)),
+            ),
+        )
     for key, text in rows:
         indented = text.replace('\n', '\n' + ' ' * 11)
         print(f'{key:>9}  {indented}', flush=True)

@@ -22,6 +22,8 @@ from bigmodel.models.adapters import KEY as ADAPTER
 from bigmodel.models.heads import HEADS, Outputs, heads_of, parts_of
 from bigmodel.models.model import Model, apply
 from bigmodel.models.stack import encoder_specs, layer_specs
+from bigmodel.pipelines import Plan
+from bigmodel.sharding import Sharding
 from bigmodel.specs import make, parse
 from bigmodel.tasks.build import TASKS
 from bigmodel.tasks.task import KINDS, Task
@@ -202,6 +204,31 @@ def check_head(config: ConfigDict, task: Task, built: Model, params: Any) -> Non
         return apply(built, params, inputs, source=source)
 
     jax.eval_shape(run, params)  # a part may refuse this length
+
+
+def check_stages(config: ConfigDict, sharding: Sharding) -> Plan | None:
+    """The plan of the layers' pipeline, if there is one, for the rows of a microbatch of
+    `accumulate`; raises UserError where they cannot go through one.
+    """
+    if sharding.ways('layers') == 1:
+        return None
+    model = config.model
+    if model.share != 'none':
+        raise UserError(
+            f'sharding.rules={config.sharding.rules!r} split layers over stages, which with '
+            f"model.share={model.share!r} have the same parameters; set model.share='none', or "
+            f'leave pipeline out of the rules'
+        )
+    if config.optimizer.last_layers:
+        raise UserError(
+            f'optimizer.last_layers={config.optimizer.last_layers} are all on the last stages of '
+            f'sharding.rules={config.sharding.rules!r}; set it to 0, or leave pipeline out of the '
+            f'rules'
+        )
+    rows = config.data.batch_size // config.accumulate
+    if model.encoder_depth:
+        sharding.plan(rows, model.encoder_depth // len(encoder_specs(model)))
+    return sharding.plan(rows, model.depth // len(layer_specs(model)))
 
 
 def check_adapter(config: ConfigDict, trained: Any) -> None:

@@ -17,6 +17,7 @@ from bigmodel.layers.kernels import choose_for
 from bigmodel.layers.masks import Mask
 from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import PLAIN, Weights
+from bigmodel.sharding import all_layers
 from bigmodel.training.batches import host_rows, put_batch
 from bigmodel.training.setup import Setup, model_of
 from bigmodel.training.step import EMPTY, make_eval_step
@@ -50,7 +51,8 @@ def check_kernels(setup: Setup, params: Any, companions: Any = EMPTY) -> dict[st
     step = jax.jit(step, compiler_options=devices.quick_compile())
     rows = len(host_rows(setup.sharding, setup.sharding.batch_ways))
     batch = {name: x[:rows] for name, x in setup.data.batches(0).items()}
-    jax.block_until_ready(step(params, put_batch(batch, setup.sharding), dict(companions)))
+    with all_layers():
+        jax.block_until_ready(step(params, put_batch(batch, setup.sharding), dict(companions)))
     jax.effects_barrier()
     found = [dict(described) | worst for described, worst in calls.items()]
     limits = [_tolerance(call['dtype'], setup.platform) for call in found]

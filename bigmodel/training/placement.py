@@ -5,15 +5,17 @@ from typing import Any
 
 import jax
 
+from bigmodel.pipelines import Plan
 from bigmodel.sharding import Sharding
 from bigmodel.training.state import State
 
 
-def described(abstract: State, sharding: Sharding) -> str:
+def described(abstract: State, sharding: Sharding, plan: Plan | None = None) -> str:
     """Shares of bytes, for people; `abstract` holds shapes with their shardings.
 
     'Replicated' is what no axis of the mesh splits. Activations are those between blocks and those
-    inside of them, as rules place them; heads and hidden units may be split further.
+    inside of them, as rules place them; heads and hidden units may be split further. `plan` is the
+    pipeline's.
     """
     parts = [
         f'{name} {_percent(_held(tree))} ({_percent(_replicated(tree))} replicated)'
@@ -22,7 +24,8 @@ def described(abstract: State, sharding: Sharding) -> str:
     ]
     between, inside = (_copies(sharding, length) for length in ('length', 'inner_length'))
     copies = f'{between}' if between == inside else f'{between} between blocks, {inside} inside'
-    return f'each device holds {", ".join(parts)}; copies of an activation: {copies}'
+    stages = f'; pipeline: {plan}' if plan else ''
+    return f'each device holds {", ".join(parts)}; copies of an activation: {copies}{stages}'
 
 
 def _held(tree: Any) -> float:

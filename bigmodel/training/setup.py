@@ -35,6 +35,7 @@ from bigmodel.training.fit import (
     check_masks,
     check_matmul,
     check_prompt,
+    check_stages,
 )
 from bigmodel.training.optimizers import HParams, Optimizer, build_optimizer
 from bigmodel.training.programs import Programs
@@ -208,7 +209,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 def build(config: ConfigDict) -> Setup:
     """Checks `config` (resolved) and builds its parts; raises UserError for the first mistake."""
     # Before data is prepared, which may take long and writes to the cache.
-    _check_batch(config, make_sharding(config.sharding.mesh, config.sharding.rules))
+    _check_batch(config, sharding_of(config))
     task = build_task(config.task)
     check_format(config, task)
     data = _open(config, task, 'train', None, shuffle=True)
@@ -238,7 +239,7 @@ def outline(
     Opens `data` only where the model depends on it: for the number of labels, and for the size of
     the vocabulary when `model.vocab_size` is 0.
     """
-    sharding = make_sharding(config.sharding.mesh, config.sharding.rules, chips)
+    sharding = sharding_of(config, chips)
     _check_batch(config, sharding)
     task = build_task(config.task)
     check_format(config, task)
@@ -277,6 +278,12 @@ def outline(
     return plan
 
 
+def sharding_of(config: ConfigDict, chips: Sequence[Any] | None = None) -> Sharding:
+    """The mesh and rules of a config, on `chips` (default: ours)."""
+    c = config.sharding
+    return make_sharding(c.mesh, c.rules, chips, c.pipeline)
+
+
 def model_of(
     config: ConfigDict, task: Task, data: Data | None, platform: str, choose: Choose = choose
 ) -> Model:
@@ -294,7 +301,7 @@ def _open(
     shuffle: bool,
     labelled: bool | None = None,
 ) -> Data:
-    sharding = make_sharding(config.sharding.mesh, config.sharding.rules)
+    sharding = sharding_of(config)
 
     def augment_and_prepare(rows: Rows, draws: Draws, tokenizer: Tokenizer) -> Rows:
         return task.prepare(task.augment(rows, draws), draws, tokenizer)
@@ -321,3 +328,4 @@ def _check_batch(config: ConfigDict, sharding: Sharding) -> None:
             f'data.batch_size={rows} is not a multiple of {ways * config.accumulate} = {ways} '
             f'devices that split the batch × accumulate={config.accumulate}'
         )
+    check_stages(config, sharding)

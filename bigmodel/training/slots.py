@@ -12,6 +12,7 @@ from bigmodel.data.tokenizers import TOKENIZERS
 from bigmodel.models.model import SLOTS
 from bigmodel.models.remat import REMAT
 from bigmodel.models.stack import encoder_specs, layer_specs
+from bigmodel.pipelines import PIPELINES
 from bigmodel.specs import spelt_out
 from bigmodel.tasks.build import TASKS
 from bigmodel.training.directions import OPTIMIZERS
@@ -30,6 +31,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     'data.format': FORMATS,
     'data.tokenizer': TOKENIZERS,
     'data.packing': PACKINGS,
+    'sharding.pipeline': PIPELINES,
 }
 _KNOWN = (
     'logit_scale',
@@ -71,6 +73,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     'data.format': (),
     'data.tokenizer': ('training',),
     'data.packing': ('store', 'length', 'overlap'),
+    'sharding.pipeline': (),
 }
 _NORMS = {'model.embed_norm': 'model.norm', 'model.final_norm': 'model.norm'}
 
