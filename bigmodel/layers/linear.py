@@ -41,7 +41,8 @@ class Linear(nn.Module):
             _normal(self.init(self.role, fan_in), (*self.in_axes, *self.out_axes)),
             (*x.shape[-n:], *self.features),
         )
-        y = contract(x.astype(self.dtype), w.astype(self.dtype), n)
+        axes = (*self.in_axes, *self.out_axes)
+        y = contract(x.astype(self.dtype), w.astype(self.dtype), n, axes)
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.out_axes)
             y = y + self.param('bias', zeros, self.features).astype(self.dtype)
