@@ -27,9 +27,13 @@ def make_mesh(text: str, devices: Sequence[Any]) -> Mesh:
     if math.prod(slow) > 1:
         grid = _hybrid(text, tuple(sizes[a] for a in MESH_AXES), slow, list(devices))
         return Mesh(grid, MESH_AXES, axis_types=types)
-    if math.prod(shape) == len(jax.devices()) and list(devices) == list(jax.devices()):
+    if hasattr(devices[0], 'coords') and math.prod(shape) == len(devices):
+        # Of a TPU, also of one that is not there: along the torus, or XLA finds no rings in it.
+        grid = mesh_utils.create_device_mesh(shape, list(devices), allow_split_physical_axes=True)
+    elif math.prod(shape) == len(jax.devices()) and list(devices) == list(jax.devices()):
         return jax.make_mesh(shape, MESH_AXES, axis_types=types)
-    grid = np.array(devices[: math.prod(shape)]).reshape(shape)
+    else:
+        grid = np.array(devices[: math.prod(shape)]).reshape(shape)
     return Mesh(grid, MESH_AXES, axis_types=types)
 
 

@@ -51,8 +51,7 @@ class Sharding:
             if size % ways:
                 raise UserError(
                     f'{what}: dim {axis!r} of size {size} cannot be split {ways} ways over mesh '
-                    f'axis {"×".join(mesh_axes)}; choose a size that {ways} divides, or another '
-                    f'sharding.mesh'
+                    f'axis {"×".join(mesh_axes)}; {_sizes_that_work(size, ways)}'
                 )
             placed.append(mesh_axes if len(mesh_axes) > 1 else mesh_axes[0] if mesh_axes else None)
         return PartitionSpec(*placed)
@@ -107,6 +106,10 @@ class Sharding:
         stages = self.ways('layers')
         return plan_of(self.pipeline, stages, self.batch_ways // stages, rows, layers)
 
+    def mesh_axes(self, axis: str | None) -> tuple[str, ...]:
+        """The mesh axes of more than one device over which a logical axis is split."""
+        return self._mesh_axes(axis, str(axis))
+
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Within this context `constrain` places activations on the mesh."""
@@ -125,6 +128,15 @@ class Sharding:
         rule = self.rules[axis]
         names = (rule,) if isinstance(rule, str) else tuple(rule or ())
         return tuple(n for n in names if self.mesh.shape[n] > 1)
+
+
+def _sizes_that_work(size: int, ways: int) -> str:
+    """For a dim of `size` that was to be split `ways` ways."""
+    below, above = size // ways * ways, -(-size // ways) * ways
+    near = f'{below} or {above}' if below else f'{above}'
+    fewer = [str(n) for n in range(2, ways) if size % n == 0 and ways % n == 0][-3:]
+    mesh = f'splits it {" or ".join(fewer)} ways' if fewer else 'does not split it'
+    return f'choose a size that {ways} divides ({near}), or a sharding.mesh that {mesh}'
 
 
 _active: contextvars.ContextVar[Sharding | None] = contextvars.ContextVar('sharding', default=None)

@@ -67,3 +67,16 @@ def test_another_number_of_slices_is_refused(slices: int) -> None:
 def test_bad_meshes_are_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         meshes.make_mesh(text, jax.devices())
+
+
+def test_a_tpu_mesh_follows_the_torus(grid_alone: None) -> None:
+    """Chips come host by host, four in a square; XLA finds rings in what follows the torus."""
+    rest = {'platform': 'tpu', 'device_kind': 'TPU v5', 'process_index': 0, 'core_on_chip': 0}
+    there = [
+        mock.Mock(jax.Device, coords=[2 * X + x, 2 * Y + y, z], slice_index=0, **rest)
+        for z, Y, X, y, x in np.ndindex(4, 2, 2, 2, 2)
+    ]
+    flat = [tuple(c.coords) for c in meshes.make_mesh('fsdp=-1', there).devices.flat]
+    assert flat == list(np.ndindex(4, 4, 4))
+    grid = meshes.make_mesh('fsdp=16,tensor=4', there).devices.reshape(16, 4)
+    assert all(sum(len({c.coords[i] for c in row}) > 1 for i in range(3)) == 1 for row in grid)

@@ -41,8 +41,9 @@ class Linear(nn.Module):
             _normal(self.init(self.role, fan_in), (*self.in_axes, *self.out_axes)),
             (*x.shape[-n:], *self.features),
         )
-        matmul = matmul_of(self, 'weight')
-        y = matmul.contract(x.astype(self.dtype), w.astype(self.dtype), n, matmul.key(self))
+        axes, matmul = (*self.in_axes, *self.out_axes), matmul_of(self, 'weight')
+        x, w = x.astype(self.dtype), w.astype(self.dtype)
+        y = matmul.contract(x, w, n, axes, matmul.key(self))
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.out_axes)
             y = y + self.param('bias', zeros, self.features).astype(self.dtype)

@@ -49,10 +49,15 @@ class Full:
         return False
 
     def contract(
-        self, x: Float[Array, '...'], w: Float[Array, '...'], n: int, key: Array | None = None
+        self,
+        x: Float[Array, '...'],
+        w: Float[Array, '...'],
+        n: int,
+        axes: tuple[str | None, ...] = (),
+        key: Array | None = None,
     ) -> Float[Array, '...']:
         """`products.contract`; the `key` is for rounding of gradients."""
-        return products.contract(x, w, n)
+        return products.contract(x, w, n, axes)
 
     def contract_each(
         self, x_BEPD: Float[Array, 'B E P D'], w_EDF: Float[Array, 'E D F']
@@ -92,7 +97,12 @@ class Quantised(Full):
         return not any(re.match(pattern, path) for pattern in self.full)
 
     def contract(
-        self, x: Float[Array, '...'], w: Float[Array, '...'], n: int, key: Array | None = None
+        self,
+        x: Float[Array, '...'],
+        w: Float[Array, '...'],
+        n: int,
+        axes: tuple[str | None, ...] = (),
+        key: Array | None = None,
     ) -> Float[Array, '...']:
         lead, out = x.shape[: x.ndim - n], w.shape[n:]
         w_IO = w.reshape(math.prod(w.shape[:n]), math.prod(out))

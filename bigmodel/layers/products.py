@@ -14,13 +14,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bigmodel.gathering import gathered, scattered
 from bigmodel.rings import ring
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def contract(x: Float[Array, '...'], w: Float[Array, '...'], n: int) -> Float[Array, '...']:
-    """x·w over the last `n` dims of x and the first `n` of w: (*lead, *in), (*in, *out)."""
-    return _product(x, w, n)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def contract(
+    x: Float[Array, '...'], w: Float[Array, '...'], n: int, axes: tuple[str | None, ...] = ()
+) -> Float[Array, '...']:
+    """x·w over the last `n` dims of x and the first `n` of w: (*lead, *in), (*in, *out).
+
+    `axes` are the logical axes of w where that may be split as the rows of x are: each pass gathers
+    it for itself, and nothing keeps it whole between them.
+    """
+    return _product(x, gathered(w, axes), n)
 
 
 def _product(x: Array, w: Array, n: int) -> Array:
@@ -28,15 +35,23 @@ def _product(x: Array, w: Array, n: int) -> Array:
     return jax.lax.dot_general(x, w, (over, ((), ())))
 
 
-def _forward(x: Array, w: Array, n: int) -> tuple[Array, tuple[Array, Array]]:
+def _forward(
+    x: Array, w: Array, n: int, axes: tuple[str | None, ...]
+) -> tuple[Array, tuple[Array, Array]]:
     # Not `contract`, in which policies of recomputation see no product.
-    return _product(x, w, n), (x, w)
+    return _product(x, gathered(w, axes), n), (x, w)
 
 
-def _backward(n: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _backward(
+    n: int, axes: tuple[str | None, ...], saved: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
     x, w = saved
-    if ring():
-        return _backward_in_place(n, x, w, dy)
+    w = gathered(w, axes)
+    dx, dw = (_backward_in_place if ring() else _backward_merged)(n, x, w, dy)
+    return dx, scattered(dw, axes)
+
+
+def _backward_merged(n: int, x: Array, w: Array, dy: Array) -> tuple[Array, Array]:
     inputs, outputs = math.prod(w.shape[:n]), math.prod(w.shape[n:])
     # As matrices: XLA:CPU plans products of more dims worse (measured: 5 % of a small step). Rows
     # merge batch and length, which costs nothing where meshes split the batch alone.

@@ -43,6 +43,11 @@ class Topology:
         """As JAX counts them."""
         return self.num_chips * self.chip.cores
 
+    @property
+    def wraps(self) -> tuple[bool, ...]:
+        """Whether each dim closes to a ring."""
+        return tuple(size % self.chip.wraps == 0 for size in self.dims)
+
     def bandwidth(self, ways: int, stride: int = 1) -> float:
         """Bytes a second that a chip of a ring of `ways` sends.
 
@@ -119,7 +124,12 @@ def devices_of(topology: Topology) -> list[Any]:
 
     try:
         with without_flags():
-            found = topologies.get_topology_desc(platform='tpu', topology_name=topology.name)
+            # libtpu takes a cube of chips for one without the links that close its rings.
+            found = topologies.get_topology_desc(
+                platform='tpu',
+                topology_name=topology.name,
+                wrap=[*topology.wraps, *[False] * (3 - len(topology.dims))],
+            )
     except Exception as e:  # libtpu's own kinds of errors
         raise UserError(f'--topology={topology.name}: libtpu refuses it: {e}') from e
     return list(found.devices)

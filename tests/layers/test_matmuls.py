@@ -87,7 +87,7 @@ def test_values_and_gradients_are_qwixs_own(spec: str) -> None:
     matmul = built(spec)
     key = jax.random.key(0) if 'stochastic' in spec else None
     config = reference(matmul, key)
-    ours = jax.vjp(lambda x, w: matmul.contract(x, w, 1, key), X, W)
+    ours = jax.vjp(lambda x, w: matmul.contract(x, w, 1, key=key), X, W)
     theirs = jax.vjp(lambda x, w: dot_general_qt(x, w, (((1,), (0,)), ((), ())), config), X, W)
     np.testing.assert_array_equal(ours[0], theirs[0])
     (dx, dw), (their_dx, their_dw) = ours[1](DY), theirs[1](DY)
@@ -118,7 +118,7 @@ LARGEST = {
 def test_the_error_is_that_of_eight_bits(spec: str) -> None:
     matmul = built(spec)
     key = jax.random.key(0) if 'stochastic' in spec else None
-    got, back = jax.vjp(lambda x, w: matmul.contract(x, w, 1, key), X, W)
+    got, back = jax.vjp(lambda x, w: matmul.contract(x, w, 1, key=key), X, W)
     want, full = jax.vjp(lambda x, w: Full().contract(x, w, 1), X, W)
     errors = [error(got, want), *map(error, back(DY), full(DY))]
     for seen, most in zip(errors, LARGEST[spec], strict=True):
@@ -131,7 +131,7 @@ def test_random_rounding_has_no_bias() -> None:
 
     def gradient(key: jax.Array | None) -> jax.Array:
         matmul = built(f'int8(gradients="all", stochastic={key is not None})')
-        return jax.vjp(lambda x: matmul.contract(x, w, 1, key), x)[1](small)[0]
+        return jax.vjp(lambda x: matmul.contract(x, w, 1, key=key), x)[1](small)[0]
 
     want = small @ w.T
     drawn_keys = jax.random.split(jax.random.key(0), 64)
