@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from bigmodel.errors import UserError
 from bigmodel.layers import products
-from bigmodel.sharding import ring
+from bigmodel.rings import ring
 from bigmodel.specs import NOT_NEGATIVE
 
 # An int32 holds this many products of two int8, -128·-128 at most.
