@@ -43,7 +43,7 @@ LEVELS = {
 }
 LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'peaks', 'quantities'}
 LEVEL_ZERO |= {'hosts', 'meshes', 'pipelines', 'rings', 'rules', 'sharding', 'specs', 'stages'}
-LEVEL_ZERO |= {'watch'}
+LEVEL_ZERO |= {'gathering', 'watch'}
 
 
 def package(parts: tuple[str, ...]) -> str:
