@@ -75,8 +75,8 @@ def get_config(arg: str = '') -> ConfigDict:
     c.model.cross = ''  # how the decoder reads it: attention(qk_norm=, weights=, …); '': not
     c.model.share = 'none'  # all: repeats of the pattern share their parameters
     c.model.ahead = 'none'  # mtp(tokens=, weight=): also predicts tokens after the next
-    # lm(tied=, scale=), mlm(tied=, activation=, norm=), detector, classifier(pool=),
-    # regressor(pool=),
+    # lm(tied=, scale=, chunk=), mlm(tied=, activation=, norm=, chunk=), detector,
+    # classifier(pool=), regressor(pool=),
     c.model.head = ''  # token_classifier, span, pixels, joint(first=, second=) of the task joint
     # lora(rank=, alpha=, where=, dropout=), dora, qlora(block=, bits=): of a base in few bits
     c.model.adapter = 'none'  # freeze what it adapts

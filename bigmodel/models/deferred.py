@@ -28,12 +28,13 @@ Reader = Callable[..., Any]
 class Deferred:
     """scale·x·W + b in float32, still to be computed: `chunk` tokens of a device at a time.
 
-    Ids from `num_ids` on, which the tokenizer does not have, get −1e30.
+    Ids from `num_ids` on, which the tokenizer does not have, get −1e30. The leaves are arrays, or
+    their shapes.
     """
 
-    x_BLD: Float[Array, '*s D']
-    weight_DV: Float[Array, 'D V']
-    bias_V: Float[Array, ' V'] | None = None
+    x_BLD: Any
+    weight_DV: Any
+    bias_V: Any = None
     scale: float = flax.struct.field(pytree_node=False, default=1.0)
     num_ids: int = flax.struct.field(pytree_node=False, default=0)
     chunk: int = flax.struct.field(pytree_node=False, default=0)

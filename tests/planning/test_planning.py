@@ -105,6 +105,18 @@ def test_the_modelled_memory_is_near_that_of_the_executable(remat: str) -> None:
     assert modelled.memory.total == pytest.approx(real.total, rel=0.35)
 
 
+def test_the_modelled_memory_knows_of_logits_in_chunks() -> None:
+    """Of 256 tokens a chip: float32, and a gradient in bfloat16; that of the weight in float32."""
+    topology = parse_topology('h100:8x1')
+
+    def temporaries(head: str) -> float:
+        config = prepared(tiny(head=head, kernel='blockwise', depth=1), topology)
+        return analytic.analytic_costs(config, topology)[1].memory.temporaries
+
+    saved = temporaries('lm') - temporaries('lm(chunk=64)')
+    assert saved == pytest.approx(6 * (256 - 64) * 256 - 4 * 64 * 256)
+
+
 def test_the_modelled_flops_are_those_of_the_formula_without_recomputation() -> None:
     topology = parse_topology('h100:8x1')
     found = planned(tiny(kernel='reference'), topology)
