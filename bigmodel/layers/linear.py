@@ -21,7 +21,7 @@ from bigmodel.sharding import constrain
 class Linear(nn.Module):
     """y = x·W + b, contracting the last `len(in_axes)` dims of x.
 
-    Weights are float32 of shape (*in, *features) and are cast to `dtype` for the product.
+    Weights have the shape (*in, *features) and are cast to `dtype` for the product.
     """
 
     features: tuple[int, ...]
@@ -67,7 +67,7 @@ class Matrix(nn.Module):
 
 
 class ExpertWeight(nn.Module):
-    """A matrix for each expert, (experts, width, features): float32, and given in `dtype`.
+    """A matrix for each expert, (experts, width, features), given in `dtype`.
 
     Their std has the fan-in of one expert.
     """

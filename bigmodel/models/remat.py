@@ -11,7 +11,7 @@ import jax
 
 from bigmodel.errors import UserError, unknown
 from bigmodel.layers.names import NAMES
-from bigmodel.specs import make
+from bigmodel.specs import make, parse
 
 Policy = Callable[..., Any]
 
@@ -72,6 +72,11 @@ REMAT: dict[str, Callable[..., Policy | None]] = {
 def policy_of(spec: str) -> Policy | None:
     """The policy of a spec, None for 'none'; raises UserError for a name that nothing bears."""
     return make(REMAT, spec, 'model.remat')
+
+
+def offloads(spec: str) -> bool:
+    """Whether the policy of a spec keeps anything on the host."""
+    return parse(spec, 'model.remat').name == 'offload'
 
 
 def is_host(x: Any) -> bool:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 
 from bigmodel import devices, hosts
+from bigmodel.models.remat import offloads
 from bigmodel.training.fit import check_stages
 from bigmodel.training.placement import described
 from bigmodel.training.setup import Setup
@@ -42,12 +43,10 @@ def print_plan(setup: Setup, where: str, start: int, moved: str) -> None:
         ),
     )
     if setup.sharding.mesh.size > 1:
-        rows += (
-            (
-                'placement',
-                described(setup.abstract, setup.sharding, check_stages(c, setup.sharding)),
-            ),
-        )
+        stages = check_stages(c, setup.sharding)
+        rows += (('placement', described(setup.abstract, setup.sharding, stages)),)
+    if _on_host(setup):
+        rows += (('host', _on_host(setup)),)
     for key, text in rows:
         indented = text.replace('\n', '\n' + ' ' * 11)
         print(f'{key:>9}  {indented}', flush=True)
@@ -117,6 +116,14 @@ def _compute_dtype(setup: Setup) -> str:
 
     platform = setup.sharding.mesh.devices.flat[0].platform
     return compute_dtype(setup.config.model.dtype, platform)
+
+
+def _on_host(setup: Setup) -> str:
+    """What waits in the memory of the host, if anything does."""
+    waits = ['moments between updates'] * setup.optimizer.storage.offload
+    waits += ['activations for the backward pass'] * offloads(setup.config.model.remat)
+    own = setup.platform == 'cpu' and ", a CPU's own: nothing is gained"
+    return f'{" and ".join(waits)} wait in its memory{own or ""}' if waits else ''
 
 
 def _short(number: float) -> str:

@@ -16,7 +16,7 @@ from jaxtyping import Array, BFloat16, Float32
 from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
-from bigmodel.models.remat import HOST
+from bigmodel.models.remat import HOST, offloads
 
 DTYPES = ('float32', 'bfloat16')
 ROUNDING = 0x52  # makes keys of rounding differ from those of dropout
@@ -136,8 +136,8 @@ def check_host_memory(config: ConfigDict, device: Any) -> None:
 
     A device that is only imagined is taken to. On a CPU that memory is the device's own.
     """
-    offloads = config.model.remat.lstrip().startswith('offload')
-    asked = {'optimizer.offload': config.optimizer.offload, 'model.remat=offload': offloads}
+    remat = offloads(config.model.remat)
+    asked = {'optimizer.offload': config.optimizer.offload, 'model.remat=offload': remat}
     keys = [key for key, is_asked in asked.items() if is_asked]
     if keys and isinstance(device, jax.Device):
         kinds = [memory.kind for memory in device.addressable_memories()]

@@ -18,6 +18,7 @@ from bigmodel.config import ConfigDict
 from bigmodel.data.atomic import write_json
 from bigmodel.data.pipeline import prefetch
 from bigmodel.metrics import Metrics
+from bigmodel.models.remat import offloads
 from bigmodel.training.clock import Clock
 from bigmodel.training.console import print_plan
 from bigmodel.training.gang import Gang
@@ -33,8 +34,8 @@ def is_trained_alone(config: ConfigDict) -> bool:
     kernels, a sample.
     """
     sharded = config.sharding.rules != 'dp' or config.sharding.mesh != 'data=-1'
-    offloads = config.optimizer.offload or config.model.remat.lstrip().startswith('offload')
-    return sharded or offloads or config.model.check_kernel or bool(config.sample)
+    on_host = config.optimizer.offload or offloads(config.model.remat)
+    return sharded or on_host or config.model.check_kernel or bool(config.sample)
 
 
 class Member:

@@ -33,9 +33,9 @@ STATES = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-    """The run of pretrain/llama_1b.py with 64 rows an update."""
+    """The run of pretrain/llama_1b.py with 32 rows an update."""
     c = llama_1b.get_config(arg)
-    c.data.batch_size = 64
+    c.data.batch_size = 32
     return c
 
 
