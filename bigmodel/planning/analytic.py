@@ -19,7 +19,7 @@ from bigmodel.config import ConfigDict
 from bigmodel.models.model import compute_dtype
 from bigmodel.planning.collectives import Collective, sent
 from bigmodel.planning.compiled import shard_bytes
-from bigmodel.planning.costs import Costs, Memory
+from bigmodel.planning.costs import Costs, Memory, seconds_of
 from bigmodel.planning.residuals import Traced, trace
 from bigmodel.planning.topology import Topology
 from bigmodel.training.setup import Outline, outline
@@ -64,15 +64,17 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -
     """
     chip, tensor = topology.chip, plan.sharding.mesh.shape['tensor']
     accumulate = plan.config.accumulate
-    flops = num_bytes = seconds = 0.0
+    flops = int8_flops = num_bytes = seconds = 0.0
     for product in traced.products:
         own, moved = product.flops / tensor, product.num_bytes / tensor
         if product.is_attention and plan.kernel != 'reference':
             moved = 0.0  # a fused kernel keeps them on the chip
         times = product.times * accumulate
-        flops += own * times
+        int8 = own if product.is_int8 else 0.0
+        flops, int8_flops = flops + own * times, int8_flops + int8 * times
         num_bytes += moved * times
-        seconds += max(own / chip.flops * chip.cores, moved / chip.bandwidth * chip.cores) * times
+        busy = seconds_of(own, int8, chip), moved / chip.bandwidth
+        seconds += max(busy) * chip.cores * times
     state = shard_bytes(plan.abstract.params), shard_bytes(plan.abstract.opt_state)
     update = 2 * sum(state) + state[0]  # reads and writes, and the gradient
     cores = chip.cores
@@ -83,6 +85,7 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -
         seconds + cores * update / chip.bandwidth,
         _collectives(plan),
         'analytic',
+        int8_flops=cores * int8_flops,
     )
 
 
