@@ -22,7 +22,7 @@ from bigmodel.models.heads import chunk_of
 from bigmodel.models.model import compute_dtype
 from bigmodel.planning.collectives import Collective, sent
 from bigmodel.planning.compiled import optimizer_bytes, shard_bytes
-from bigmodel.planning.costs import Costs, Memory
+from bigmodel.planning.costs import Costs, Memory, seconds_of
 from bigmodel.planning.residuals import Traced, trace
 from bigmodel.planning.topology import Topology
 from bigmodel.specs import parse
@@ -68,15 +68,17 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -
     """
     chip, tensor = topology.chip, plan.sharding.mesh.shape['tensor']
     accumulate = plan.config.accumulate
-    flops = num_bytes = seconds = 0.0
+    flops = int8_flops = num_bytes = seconds = 0.0
     for product in traced.products:
         own, moved = product.flops / tensor, product.num_bytes / tensor
         if product.is_attention and plan.kernel != 'reference':
             moved = 0.0  # a fused kernel keeps them on the chip
         times = product.times * accumulate
-        flops += own * times
+        int8 = own if product.is_int8 else 0.0
+        flops, int8_flops = flops + own * times, int8_flops + int8 * times
         num_bytes += moved * times
-        seconds += max(own / chip.flops * chip.cores, moved / chip.bandwidth * chip.cores) * times
+        busy = seconds_of(own, int8, chip), moved / chip.bandwidth
+        seconds += max(busy) * chip.cores * times
     state = shard_bytes(plan.abstract.params), *optimizer_bytes(plan)
     update = 2 * sum(state) + state[0]  # reads and writes, and the gradient
     cores = chip.cores
@@ -87,6 +89,7 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -
         seconds + cores * update / chip.bandwidth,
         _collectives(plan),
         'analytic',
+        int8_flops=cores * int8_flops,
     )
 
 

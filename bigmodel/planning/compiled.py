@@ -17,7 +17,7 @@ import jax
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 from bigmodel.planning.collectives import collectives_of
-from bigmodel.planning.costs import Costs, Memory
+from bigmodel.planning.costs import Costs, Memory, seconds_of
 from bigmodel.planning.products import flops_of
 from bigmodel.planning.program import Program, Shape, read_program
 from bigmodel.planning.topology import Topology, devices_of, without_flags
@@ -62,18 +62,19 @@ def costs_of(
     """What an executable of the plan's step, with its program in `text`, costs one device."""
     program = read_program(text)
     chip, cores = topology.chip, topology.chip.cores
-    flops = num_bytes = kernel_seconds = 0.0
+    flops = int8_flops = num_bytes = kernel_seconds = 0.0
     for where, instruction, times in program.executed():
         own, moved = flops_of(program, where, instruction), bytes_of(program, where, instruction)
-        flops += own * times
+        int8 = flops_of(program, where, instruction, 's8')
+        flops, int8_flops = flops + own * times, int8_flops + int8 * times
         num_bytes += moved * times
         if instruction.opcode not in _ASYNCHRONOUS:
-            longest = max(own * cores / chip.flops, moved * cores / chip.bandwidth)
+            longest = max(seconds_of(own, int8, chip) * cores, moved * cores / chip.bandwidth)
             kernel_seconds += longest * times
     collectives = collectives_of(program, dict(plan.sharding.mesh.shape))
     memory = _memory(plan, executable, program, cores)
     each = (flops * cores, num_bytes * cores, kernel_seconds)
-    return Costs(memory, *each, collectives, 'compiled', seconds)
+    return Costs(memory, *each, collectives, 'compiled', seconds, int8_flops * cores)
 
 
 def shard_bytes(tree: Any) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from bigmodel.planning.chips import Chip
 from bigmodel.planning.collectives import Collective
 
 
@@ -35,3 +36,13 @@ class Costs:
     collectives: Sequence[Collective]
     how: str  # compiled, or analytic
     compile_seconds: float = 0.0
+    int8_flops: float | int = 0.0  # of `flops`, those of products of int8
+
+    def compute_seconds(self, chip: Chip) -> float:
+        """At the chip's peaks."""
+        return seconds_of(self.flops, self.int8_flops, chip)
+
+
+def seconds_of(flops: float | int, int8: float | int, chip: Chip) -> float:
+    """Of so many operations, of which some of int8, at a chip's peaks."""
+    return (flops - int8) / chip.flops + int8 / chip.int8

@@ -55,7 +55,7 @@ def estimate(
     step = max(costs.kernel_seconds, memory, hidden) + exposed
     rate = tokens / topology.num_chips / step
     return Estimate(
-        costs.flops / chip.flops,
+        costs.compute_seconds(chip),
         memory,
         hidden + exposed,
         costs.kernel_seconds,

@@ -13,10 +13,16 @@ from bigmodel.planning.program import Computation, Instruction, Program, Shape
 # of the forward pass QKᵀ and PV; for keys and values also dP, dV and dK; for queries QKᵀ, dP, dQ.
 _SPLASH = (('splash_mha_fwd', 2), ('splash_mha_dkv', 4), ('splash_mha_dq', 3))
 
+_PRODUCTS = ('dot', 'convolution')
 
-def flops_of(program: Program, where: Computation, instruction: Instruction) -> float:
-    """Of one execution, with what is fused into it."""
+
+def flops_of(program: Program, where: Computation, instruction: Instruction, of: str = '') -> float:
+    """Of one execution, with what is fused into it; with `of` only products of that type."""
     opcode = instruction.opcode
+    if of and opcode == 'custom-call':
+        return 0.0  # attention, which reads no such type
+    if of and opcode in _PRODUCTS and _shape(where, instruction.operands[0]).dtype != of:
+        return 0.0
     if opcode == 'dot':
         return _dot(where, instruction)
     if opcode == 'convolution':
@@ -25,7 +31,7 @@ def flops_of(program: Program, where: Computation, instruction: Instruction) -> 
         return _kernel(where, instruction)
     if opcode in ('fusion', 'async-start') and 'calls' in instruction.called:
         inner = program.computations[instruction.called['calls']]
-        return sum(flops_of(program, inner, i) for i in inner.instructions.values())
+        return sum(flops_of(program, inner, i, of) for i in inner.instructions.values())
     return 0.0
 
 

@@ -50,8 +50,9 @@ def _memory(costs: Costs, topology: Topology) -> list[str]:
 
 
 def _work(costs: Costs, topology: Topology) -> list[str]:
+    int8 = f' (int8 {short(costs.int8_flops, unit="FLOP")})' if costs.int8_flops else ''
     lines = [
-        f'work/chip    {short(costs.flops, unit="FLOP")}, {short(costs.num_bytes, unit="B")} '
+        f'work/chip    {short(costs.flops, unit="FLOP")}{int8}, {short(costs.num_bytes, unit="B")} '
         'through its memory a step'
     ]
     for (kind, axes), (count, size) in by_kind_and_axis(costs.collectives).items():

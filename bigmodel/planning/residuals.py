@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
 from bigmodel.models.remat import is_host
@@ -24,6 +25,7 @@ class Product:
     num_bytes: float
     times: float | int
     is_attention: bool
+    is_int8: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,8 @@ def trace(plan: Outline) -> Traced:
 def _products(jaxpr: Any, times: float | int) -> Iterator[Product]:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ('dot_general', 'ragged_dot', 'ragged_dot_general'):
-            yield Product(_flops(eqn), _bytes(eqn), times, _is_attention(eqn))
+            is_int8 = eqn.invars[0].aval.dtype == np.int8
+            yield Product(_flops(eqn), _bytes(eqn), times, _is_attention(eqn), is_int8)
         inner = times * (eqn.params['length'] if eqn.primitive.name == 'scan' else 1)
         for value in eqn.params.values():
             for sub in value if isinstance(value, (tuple, list)) else (value,):

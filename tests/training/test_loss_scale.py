@@ -12,6 +12,7 @@ from bigmodel.errors import UserError
 from bigmodel.metrics import Mean
 from bigmodel.params import flatten
 from bigmodel.tasks.build import build_task
+from bigmodel.training.gang import AXES
 from bigmodel.training.loss_scale import Dynamic, Fixed, build_loss_scale, check_scale
 from bigmodel.training.optimizers import build_optimizer
 from bigmodel.training.setup import resolve
@@ -88,33 +89,30 @@ def test_a_float32_gradient_is_that_of_any_scale_bitwise_and_the_unscaled_one(
     assert metrics['loss'].weight == 19
 
 
-def started(loss_scale: str, **model: Any) -> tuple[Any, State, Any]:
-    """A compiled step, its state and hyperparameters."""
-    config = small_config(LENGTH, **model)
-    config.schedule, config.optimizer.loss_scale = 'constant', loss_scale
-    built = small_model(LENGTH, **model)
-    optimizer, hparams = build_optimizer(config, abstract_params(built))
-    params = random_params(built)
-    opt_state, scale = optimizer.init(params, hparams), optimizer.scaling.init()
-    step = quick_jit(make_train_step(built, build_task('causal_lm'), optimizer, 1))
-    return step, State(jnp.int32(0), params, opt_state, loss_scale=scale), hparams
-
-
 def test_a_step_that_overflows_changes_nothing_but_the_scale_and_is_no_divergence() -> None:
-    step, state, hparams = started('dynamic(initial=1e30, growth_interval=1)', dtype='float16')
-    after, metrics = step(state, batch(), hparams)
-    for kept, old in ((after.params, state.params), (after.opt_state, state.opt_state)):
-        jax.tree.map(np.testing.assert_array_equal, kept, old)
-    assert int(after.step) == 1 and np.isfinite(metrics['loss'].value())
-    assert after.loss_scale['scale'] == np.float32(5e29) and metrics['skipped_steps'].value() == 1
-    assert metrics['grad_norm'].weight == 0  # nothing to log
-    after, metrics = step(
-        after.replace(loss_scale=state.loss_scale | {'scale': jnp.float32(256)}), batch(), hparams
-    )
-    assert metrics['loss_scale'].value() == 256 and after.loss_scale['scale'] == 512
-    assert metrics['skipped_steps'].value() == 0 and metrics['grad_norm'].value() > 0
-    moved = jax.tree.map(lambda x, y: bool((x != y).any()), after.params, state.params)
-    assert any(jax.tree.leaves(moved))
+    """Two runs in one program, of which the first one's gradients overflow."""
+    config = small_config(LENGTH, dtype='float16')
+    config.schedule, config.optimizer.loss_scale = 'constant', 'dynamic(growth_interval=1)'
+    model = small_model(LENGTH, dtype='float16')
+    optimizer, hparams = build_optimizer(config, abstract_params(model))
+    step = make_train_step(model, build_task('causal_lm'), optimizer, 1)
+    params = random_params(model)
+    opt_state, scale = optimizer.init(params, hparams), optimizer.scaling.init()
+    one = State(jnp.int32(0), params, opt_state, loss_scale=scale)
+    both = jax.tree.map(lambda x: jnp.stack([x, x]), one.replace(companions=None))
+    scales = jnp.float32([1e30, 256])
+    both = both.replace(loss_scale=both.loss_scale | {'scale': scales}, companions={})
+    run = quick_jit(jax.vmap(step, in_axes=(AXES, None, None), out_axes=(AXES, 0)))
+    after, metrics = run(both, batch(), hparams)
+    for new, old in ((after.params, both.params), (after.opt_state, both.opt_state)):
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[0], y[0]), new, old)
+    moved = jax.tree.map(lambda x, y: bool((x[1] != y[1]).any()), after.params, both.params)
+    assert all(jax.tree.leaves(moved))
+    assert np.isfinite(metrics['loss'].total).all() and after.step.tolist() == [1, 1]
+    np.testing.assert_array_equal(after.loss_scale['scale'], scales * jnp.float32([0.5, 2]))
+    np.testing.assert_array_equal(metrics['loss_scale'].total, scales)
+    assert metrics['skipped_steps'].total.tolist() == [1, 0]
+    assert metrics['grad_norm'].weight.tolist() == [0, 1]  # nothing to log of the first
 
 
 def test_small_gradients_are_kept_that_float16_alone_loses() -> None:
