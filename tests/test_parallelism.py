@@ -127,9 +127,11 @@ def step(sharding: Sharding, accumulate: int = 1, **model: Any) -> Step:
 
 @functools.cache
 def one_device(ffn: str = '') -> Step:
-    return step(
-        make_sharding('', 'dp', jax.devices()[:1]), **(DENSE | ({'ffn': ffn} if ffn else {}))
-    )
+    return step(make_sharding('', 'dp', jax.devices()[:1]), **model_with(ffn))
+
+
+def model_with(ffn: str) -> dict[str, str]:
+    return DENSE | ({'ffn': ffn} if ffn else {})
 
 
 def ffn_for(rules: str) -> str:
