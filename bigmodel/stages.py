@@ -86,6 +86,13 @@ class Stages:
         every = grouped.reshape(self.plan.microbatches, *grouped.shape[2:])
         return self._place(every, (), self.rows, self.inside.axes_of('batch'))
 
+    def block(self, microbatch: Array, way: Array) -> Array:
+        """Which rows these are, counted in the order of the batch: the same on any number of stages
+        that have them in as many blocks.
+        """
+        group, stage = microbatch // self.plan.stages, microbatch % self.plan.stages
+        return (stage * self.ways + way) * self.plan.groups + group
+
     def weights(self, x: Array) -> Array:
         """Layers (N, …) in order -> (*stages, repeats, layers, …) as the plan has them."""
         repeats, stages = self.plan.repeats, self.plan.stages

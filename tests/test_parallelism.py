@@ -1,4 +1,4 @@
-"""Every preset, and twenty ways to join them: one device's loss and gradients, and no collective
+"""Every preset, and 25 ways to join them: one device's loss and gradients, and no collective
 but those that theory predicts.
 """
 
@@ -42,9 +42,10 @@ from tests.small import (
 LENGTH, ROWS = 24, 8
 DENSE = {'kernel': 'ring'}
 # Places for all, so that nothing is dropped.
-EXPERTS = {'kernel': 'ring', 'ffn': 'switch(experts=4, top_k=2, capacity=2.0)'}
+SWITCH = 'switch(experts=4, top_k=2, capacity=2.0)'
 SINGLE = {
     'dp': 'data=8',
+    'pipeline': 'pipeline=2,data=4',
     'zero1': 'data=2,fsdp=4',
     'zero2': 'data=2,fsdp=4',
     'fsdp': 'data=2,fsdp=4',
@@ -74,6 +75,11 @@ JOINED = {
     'expert_tensor': 'data=2,expert=2,tensor=2',
     'fsdp_expert_sequence': 'fsdp=2,expert=2,tensor=2',
     'expert_context': 'data=2,expert=2,context=2',
+    'pipeline_zero1': 'pipeline=2,data=2,fsdp=2',
+    'pipeline_fsdp_tensor': 'pipeline=2,fsdp=2,tensor=2',
+    'pipeline_fsdp_sequence': 'pipeline=2,fsdp=2,tensor=2',
+    'pipeline_context': 'dcn_pipeline=2,data=2,context=2',
+    'pipeline_expert': 'pipeline=2,data=2,expert=2',
 }
 
 
@@ -122,8 +128,19 @@ def step(sharding: Sharding, accumulate: int = 1, **model: Any) -> Step:
 
 
 @functools.cache
-def one_device(experts: bool) -> Step:
-    return step(make_sharding('', 'dp', jax.devices()[:1]), **(EXPERTS if experts else DENSE))
+def one_device(ffn: str = '') -> Step:
+    return step(make_sharding('', 'dp', jax.devices()[:1]), **model_with(ffn))
+
+
+def model_with(ffn: str) -> dict[str, str]:
+    return DENSE | ({'ffn': ffn} if ffn else {})
+
+
+def ffn_for(rules: str) -> str:
+    if 'expert' not in rules:
+        return ''
+    # The balance of each microbatch is not that of the batch: tests/test_pipeline.py.
+    return SWITCH.replace(')', ', balance=0.0)') if 'pipeline' in rules else SWITCH
 
 
 def theory(rules: str, sharding: Sharding) -> set[str]:
@@ -138,6 +155,8 @@ def theory(rules: str, sharding: Sharding) -> set[str]:
         found.add('all-gather over fsdp')  # of weights: before they are used, or as they are new
     if parts & {'tensor', 'sequence'}:
         found.add('all-gather over tensor')  # of the best tokens; of what goes into branches
+    if 'pipeline' in parts:
+        found.add('collective-permute over pipeline')
     if 'context' in parts:
         found.add('collective-permute over context')
     if 'expert' in parts:
@@ -153,10 +172,14 @@ def theory(rules: str, sharding: Sharding) -> set[str]:
 def check_gathers(rules: str, sharding: Sharding, found: list[Collective]) -> None:
     """No activation is gathered or moved but where theory says so, and then of that size."""
     parts, sizes = set(rules.split('_')), sharding.mesh.shape
-    rows = ROWS // sharding.batch_ways
+    counts = {ROWS // sharding.batch_ways}
+    if 'pipeline' in parts:
+        microbatches = sharding.plan(ROWS, 2).microbatches
+        counts.add(ROWS * sizes['pipeline'] // sharding.batch_ways // microbatches)
     length = LENGTH // sizes['context']
     for call in found:
-        if call.kind == 'collective-permute' and 'context' not in parts:
+        moved = call.kind == 'collective-permute' and call.axes != ('pipeline',)
+        if moved and 'context' not in parts:
             assert call.scalars == 16 // sizes['fsdp'] * 4  # of the router
         if call.kind != 'all-gather' or {'context', 'expert'} <= parts:
             continue
@@ -164,21 +187,20 @@ def check_gathers(rules: str, sharding: Sharding, found: list[Collective]) -> No
             if math.prod(shape) % 3 == 0:
                 assert call.axes == ('tensor',), f'{rules}: {call} of activations {shape}'
                 allowed = {sizes['tensor']} | ({16} if 'sequence' in parts else set())
-                assert math.prod(shape) in {rows * length * n for n in allowed}, (rules, shape)
+                sizes_of = {rows * length * n for n in allowed for rows in counts}
+                assert math.prod(shape) in sizes_of, (rules, shape)
 
 
 def test_every_preset_is_tried_alone_and_joined() -> None:
     assert set(SINGLE) == set(PRESETS)
-    assert len(JOINED) == 20
+    assert len(JOINED) == 25
     assert {part for rules in JOINED for part in rules.split('_')} == set(PRESETS) - {'dp'}
 
 
 @pytest.mark.parametrize('rules', [*SINGLE, *JOINED])
 def test_loss_gradients_and_collectives(rules: str) -> None:
-    experts = 'expert' in rules
-    sharding = make_sharding((SINGLE | JOINED)[rules], rules)
-    got = step(sharding, **(EXPERTS if experts else DENSE))
-    want = one_device(experts)
+    sharding, ffn = make_sharding((SINGLE | JOINED)[rules], rules), ffn_for(rules)
+    got, want = step(sharding, **model_with(ffn)), one_device(ffn)
     # The same float32 sums in another order.
     np.testing.assert_allclose(got.loss, want.loss, rtol=1e-5)
     assert_trees_close(got.moments, want.moments, rtol=1e-4, atol=2e-6)
@@ -222,8 +244,8 @@ def test_experts_that_drop_nothing_are_exact_where_experts_are_split() -> None:
 
 def test_microbatches_are_exact_where_gradients_and_rows_are_split() -> None:
     got = step(make_sharding('fsdp=2,context=2,tensor=2', 'zero2_context_sequence'), 2, **DENSE)
-    np.testing.assert_allclose(got.loss, one_device(False).loss, rtol=1e-5)
-    assert_trees_close(got.moments, one_device(False).moments, rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(got.loss, one_device().loss, rtol=1e-5)
+    assert_trees_close(got.moments, one_device().moments, rtol=1e-4, atol=2e-6)
 
 
 def sent(run: Step, sharding: Sharding) -> dict[str, float]:

@@ -18,7 +18,7 @@ from bigmodel.layers.coordinates import Context
 from bigmodel.sharding import ROWS
 from bigmodel.stages import Stages, shifted
 
-# (weights of one layer, (x, along), constants, number of the layer, and of the rows) ->
+# (weights of one layer, (x, along), constants, number of the layer, and of the block of rows) ->
 # ((x, along), what it sows).
 Layer = Callable[[Any, Any, Any, Array, Array], tuple[Any, Any]]
 Policy = Callable[..., Any] | None  # of jax.checkpoint, None: all is kept
@@ -107,10 +107,10 @@ def _stage(stages: Stages, layer: Layer, unroll: int) -> Callable[..., tuple[Any
         own = jax.tree.map(lambda w: w[turn.repeat] if repeats > 1 else w[0], weights)
         count = len(jax.tree.leaves(own)[0])
         before = (turn.repeat * stages.plan.stages + turn.stage) * count
-        part = turn.microbatch * stages.ways + jax.lax.axis_index(ROWS)
+        block = stages.block(turn.microbatch, jax.lax.axis_index(ROWS))
 
         def body(x: Any, each: tuple[Any, Array]) -> tuple[Any, Any]:
-            x, sown = layer(each[0], x, constants, before + each[1], part)
+            x, sown = layer(each[0], x, constants, before + each[1], block)
             return jax.tree.map(lambda a: checkpoint_name(a, _HANDED_ON), x), sown
 
         x, sown = jax.lax.scan(body, x, (own, jnp.arange(count)), unroll=min(unroll, count))
