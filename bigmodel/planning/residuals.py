@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from bigmodel.data.pipeline import Data
 from bigmodel.training.lowering import abstract_batch
 from bigmodel.training.setup import Outline
 from bigmodel.training.step import make_loss_fn
@@ -35,14 +36,14 @@ class Traced:
     products: tuple[Product, ...]
 
 
-def trace(plan: Outline) -> Traced:
-    """Of an outline whose batch is what one device has of a microbatch."""
+def trace(plan: Outline, data: Data | None = None) -> Traced:
+    """Of an outline whose batch is what one device has of a microbatch, of `data` or text."""
     loss, params = make_loss_fn(plan.model, plan.task), plan.abstract.params
 
     def of(params: Any, batch: Any) -> jax.Array:
         return loss(params, batch, None)[0]
 
-    batch = abstract_batch(plan)
+    batch = abstract_batch(plan, data)
     kept = jax.eval_shape(lambda p, b: jax.vjp(lambda p: of(p, b), p)[1], params, batch)
     gradient = jax.make_jaxpr(jax.grad(of))(params, batch)
     given = {leaf.shape for leaf in jax.tree.leaves(params)}
