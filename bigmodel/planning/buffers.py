@@ -130,7 +130,9 @@ class Lifetimes:
         for i in computation.instructions.values():
             shared = self._shared(i, numbers, here)
             for place, shape in enumerate(i.shapes):
-                if place not in shared:
+                if shape.on_chip:
+                    shared[place] = _NOT_OURS  # not in the memory that is short
+                elif place not in shared:
                     shared[place] = len(made)
                     made.append((shape, i))
             numbers[i.name] = tuple(shared[place] for place in range(len(i.shapes)))

@@ -2,7 +2,9 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+import resource
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,32 +21,39 @@ from bigmodel.training.setup import Setup
 
 MOST = 6  # buffers that are shown
 SECONDS = 60  # in which what would help is compiled
+_UNITS = ((30, 'GiB'), (20, 'MiB'), (10, 'KiB'))
 CGROUP = pathlib.Path('/sys/fs/cgroup/memory.max')
 
 
 def explained(error: Exhausted, compiles: bool = True) -> OutOfMemory:
     """The error to raise instead; without `compiles` what would help is modelled alone."""
+    for raised in filter(None, (error, error.__cause__)):
+        traceback.clear_frames(raised.__traceback__)  # they hold the state, which takes memory
     setup, said = error.setup, str(error)
     step = setup.programs.made('step')
     takes = total_bytes(step) if step is not None else None
     there = memory_of_device(said)
     kinds = _kinds(setup, step)
     wants = takes if takes is not None else sum(kinds.values())
-    listed = buffers_in(said) or _buffers_of(step)
-    helps = _help(remedies(setup, takes, SECONDS * compiles), there[0])
     lines = [
         f'out of memory: the training step wants {size(wants)} of a device that has {there[1]}',
         f'  it wants  {", ".join(f"{name} {size(n)}" for name, n in kinds.items())}',
         *_beside(wants, there[0], takes is None),
-        *_table('  the largest buffers at its peak', _rows(listed)),
-        *_table('  what would help most, with another --workdir', helps),
+        *_table(
+            'the largest buffers at its peak',
+            lambda: _rows(buffers_in(said) or _buffers_of(step)),
+        ),
+        *_table(
+            'what would help most, with another --workdir',
+            lambda: _help(remedies(setup, takes, SECONDS * compiles), there[0]),
+        ),
         f'  it said: {said.strip().splitlines()[0][:200]}',
     ]
     return OutOfMemory('\n'.join(lines))
 
 
 def memory_of_device(said: str = '') -> tuple[int, str]:
-    """Bytes, and in words. Of CPU devices it is that of the machine, or of its container."""
+    """Bytes, and in words. Of CPU devices it is what the machine lets this process have."""
     compared = used_and_there(said)
     if compared:
         return compared[1], size(compared[1])
@@ -56,13 +65,16 @@ def memory_of_device(said: str = '') -> tuple[int, str]:
     there = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     if CGROUP.exists() and CGROUP.read_text().strip().isdecimal():
         there = min(there, int(CGROUP.read_text()))
-    share = f'an equal share of {size(there)}' if count > 1 else 'all of this machine'
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    there = min(there, limit) if limit != resource.RLIM_INFINITY else there
+    share = f'an equal share of {size(there)}' if count > 1 else 'all that this process may have'
     return there // count, f'{size(there // count)} ({share})'
 
 
 def size(num_bytes: float | int) -> str:
     """'3.14 GiB' or '31.4 MiB'."""
-    number, unit = (num_bytes / 2**30, 'GiB') if num_bytes >= 2**30 else (num_bytes / 2**20, 'MiB')
+    power, unit = next(((p, u) for p, u in _UNITS if num_bytes >= 2**p), _UNITS[-1])
+    number = num_bytes / 2**power
     return f'{number:.3g} {unit}' if number < 1000 else f'{number:,.0f} {unit}'
 
 
@@ -91,7 +103,7 @@ def _beside(wants: float | int, there: int, modelled: bool) -> list[str]:
         return how
     return [
         *how,
-        '  which would fit: what else takes memory is another process, an evaluation, or what XLA '
+        '  that alone would fit: look for another process, an evaluation, or on GPUs for what XLA '
         'leaves free (XLA_PYTHON_CLIENT_MEM_FRACTION)',
     ]
 
@@ -127,9 +139,14 @@ def _help(found: Sequence[Remedy], there: int) -> list[tuple[str, ...]]:
     ]
 
 
-def _table(title: str, rows: Sequence[tuple[str, ...]]) -> list[str]:
+def _table(title: str, make: Callable[[], list[tuple[str, ...]]]) -> list[str]:
+    """Its lines; where the rows cannot be made, why: a traceback would hide all the rest."""
+    try:
+        rows = make()
+    except Exception as e:
+        return [f'  {title}: not known ({type(e).__name__}: {str(e)[:100]})']
     if not rows:
-        return []
+        return [f'  {title}: none is known']
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ['  '.join(f'{c:<{w}}' for c, w in zip(row, widths, strict=True)) for row in rows]
-    return [title, *(f'    {line.rstrip()}' for line in lines)]
+    return [f'  {title}', *(f'    {line.rstrip()}' for line in lines)]

@@ -1,7 +1,6 @@
 """Where the memory does not suffice for a run: what is known of it is kept for an explanation."""
 
 import contextlib
-import traceback
 from collections.abc import Iterator
 
 import jax
@@ -37,5 +36,4 @@ def exhausting(setup: Setup) -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, MemoryError) as e:
         if not is_of_memory(e):
             raise
-        traceback.clear_frames(e.__traceback__)  # they hold the state, which takes memory
         raise Exhausted(setup, str(e) or type(e).__name__) from e

@@ -10,7 +10,7 @@ import pytest
 
 from bigmodel.commands.main import main
 from bigmodel.planning.buffers import Lifetimes, largest, layer_of
-from bigmodel.planning.exhausted import memory_of_device
+from bigmodel.planning.exhausted import explained, memory_of_device
 from bigmodel.planning.program import read_program
 from bigmodel.planning.said import buffers_in, used_and_there
 from bigmodel.sweeps.preflight import Builder
@@ -181,3 +181,23 @@ def test_only_what_is_of_memory_is_explained(text_file) -> None:
             raise error
     with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'), exhausting(setup):
         raise jax.errors.JaxRuntimeError('INTERNAL: cuDNN')
+
+
+def test_a_step_that_cannot_be_compiled_is_modelled(text_file) -> None:
+    said = str(explained(Exhausted(Builder()(config(text_file, **{'model.depth': 1})), TPU)))
+    assert 'a device that has 30.8 GiB' in said and 'by a model of the step' in said
+    assert 'transformer/h/0/self_attention' in said and 'that alone would fit' in said
+    saves = [float(n) for n in re.findall(r'saves ([\d.]+) MiB', said)]
+    assert len(saves) == 3 and saves == sorted(saves, reverse=True)
+    assert said.count('(modelled)') == 3 and 'not known' not in said
+
+
+@pytest.mark.parametrize('error', [MemoryError(), jax.errors.JaxRuntimeError(ASKED)], ids=repr)
+def test_other_commands_say_it_in_a_line(error, monkeypatch, capsys) -> None:
+    def run(args: Any) -> int:
+        raise error
+
+    monkeypatch.setattr('bigmodel.commands.parts.run', run)
+    assert main(['parts']) == 3
+    said = capsys.readouterr().err
+    assert said.startswith('error: out of memory') and said.count('\n') == 1
