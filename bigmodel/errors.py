@@ -10,6 +10,14 @@ class UserError(ValueError):
     `launch.py` prints it without a traceback and exits with code 2 (`--debug` shows the traceback).
     """
 
+    exit_code = 2
+
+
+class OutOfMemory(UserError):
+    """What was asked for takes more memory than there is: the message has several lines."""
+
+    exit_code = 3
+
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns ' Did you mean X?' for the choice closest to `name`, or ''."""

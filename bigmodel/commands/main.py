@@ -1,4 +1,5 @@
-"""Parses the command line, runs a command, and turns mistakes into one line and exit code 2.
+"""Parses the command line, runs a command, and turns mistakes into one line and exit code 2 (3:
+out of memory).
 
 Nothing here imports JAX: `launch.py --help` answers at once, and devices are configured by the
 command before JAX starts them.
@@ -10,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from bigmodel.errors import UserError, nearest
+from bigmodel.errors import OutOfMemory, UserError, nearest
 
 # name -> (one line, example); the module bigmodel.commands.<name> defines run(args) -> exit code
 # and may define add_arguments(parser).
@@ -63,6 +64,11 @@ COMMANDS = {
     'parts': ('the slots, their choices and arguments', 'position'),
 }
 
+LESS = (
+    'Less is taken by fewer or shorter rows (--config.data.batch_size, --config.data.seq_len), '
+    '--config.model.dtype=bfloat16, or --config.sharding.rules=fsdp with its mesh'
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs `launch.py` with these arguments and returns its exit code."""
@@ -94,7 +100,15 @@ def _main(argv: Sequence[str]) -> int:
         if args.debug:
             traceback.print_exc()
         print(f'error: {e}', file=sys.stderr)
-        return 2
+        return e.exit_code
+    except (RuntimeError, MemoryError) as e:  # JAX's errors are RuntimeErrors
+        if not isinstance(e, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(e):
+            raise
+        if args.debug:
+            traceback.print_exc()
+        said = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        print(f'error: out of memory: {said[:300]} {LESS}', file=sys.stderr)
+        return OutOfMemory.exit_code
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130

@@ -57,6 +57,8 @@ def _run(path: pathlib.Path, config: ConfigDict, profile: 'Profile') -> int:
 def _train(path: pathlib.Path, config: ConfigDict, profile: 'Profile') -> int:
     from bigmodel import devices, hosts
     from bigmodel.inference.run_to_end import run_to_end
+    from bigmodel.planning.exhausted import explained
+    from bigmodel.training.exhausted import Exhausted
     from bigmodel.training.goodput import in_words
     from bigmodel.training.rundir import RunDir
     from bigmodel.training.setup import resolve
@@ -75,6 +77,9 @@ def _train(path: pathlib.Path, config: ConfigDict, profile: 'Profile') -> int:
         again = ' '.join(shlex.quote(a) for a in sys.argv)
         print(f'\n{e}; saved in {path}. To resume: python {again}', flush=True)
         return 128 + e.signum
+    except Exhausted as e:
+        print('\nout of memory: looking for what would help, about a minute', flush=True)
+        raise explained(e) from e
     early = f' ({result["stopped_early"]})' if result['stopped_early'] else ''
     print(f'\nfinished in {result["seconds"]:.0f} s{early}: {_headline(result)}')
     print(f'time: {in_words(result["goodput"])}')

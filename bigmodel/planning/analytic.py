@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel.config import ConfigDict
+from bigmodel.data.pipeline import Data
 from bigmodel.models.heads import chunk_of
 from bigmodel.models.model import compute_dtype
 from bigmodel.planning.collectives import Collective, sent
@@ -55,10 +56,24 @@ def analytic_costs(
     return plan, costs_of(plan, topology, _traced(one, traces), _traced(plain, traces))
 
 
-def _traced(one: ConfigDict, traces: dict[str, Traced]) -> Traced:
+def analytic_memory(
+    config: ConfigDict, chips: Sequence[Any], data: Data, traces: dict[str, Traced]
+) -> Memory:
+    """What a resolved config takes of one of these chips by the model, `data` being the run's."""
+    platform = chips[0].platform
+    plan = outline(config, data, [Imagined(i, platform) for i in range(len(chips))])
+    one = _of_one_device(plan)
+    plain = one.copy_and_resolve_references()
+    plain.model.remat = 'none'
+    traced = [_traced(c, traces, data) for c in (one, plain)]
+    state = shard_bytes(plan.abstract.params), shard_bytes(plan.abstract.opt_state)
+    return _memory(plan, *traced, state, 1)
+
+
+def _traced(one: ConfigDict, traces: dict[str, Traced], data: Data | None = None) -> Traced:
     key = one.to_json_best_effort()
     if key not in traces:
-        traces[key] = trace(outline(one, chips=[Imagined(0, 'cpu')]))
+        traces[key] = trace(outline(one, data, [Imagined(0, 'cpu')]), data)
     return traces[key]
 
 

@@ -87,15 +87,21 @@ class Program:
         computation = self.computations[name]
         for instruction in computation.instructions.values():
             yield computation, instruction, times
-            called = instruction.called
-            if instruction.opcode == 'while':
-                yield from self._within(called['body'], times * self.trips(instruction))
-            elif instruction.opcode == 'call':
-                yield from self._within(called.get('to_apply') or called['calls'], times)
-            elif instruction.opcode == 'conditional':
-                found = _BRANCHES.search(instruction.attributes)
-                for branch in found[1].split(',') if found else ():
-                    yield from self._within(branch.strip().lstrip('%'), times)
+            trips = self.trips(instruction) if instruction.opcode == 'while' else 1
+            for called in self.executes(instruction):
+                yield from self._within(called, times * trips)
+
+    def executes(self, instruction: Instruction) -> tuple[str, ...]:
+        """The computations that it runs step by step: the body of a loop, all branches."""
+        called = instruction.called
+        if instruction.opcode == 'while':
+            return (called['body'],)
+        if instruction.opcode == 'call':
+            return (called.get('to_apply') or called['calls'],)
+        if instruction.opcode == 'conditional':
+            found = _BRANCHES.search(instruction.attributes)
+            return tuple(b.strip().lstrip('%') for b in found[1].split(',')) if found else ()
+        return ()
 
     def trips(self, loop: Instruction) -> int:
         """How often the body of a loop runs."""

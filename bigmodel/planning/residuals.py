@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from bigmodel.data.pipeline import Data
 from bigmodel.models.remat import is_host
 from bigmodel.training.lowering import abstract_batch
 from bigmodel.training.setup import Outline
@@ -39,14 +40,14 @@ class Traced:
     products: tuple[Product, ...]
 
 
-def trace(plan: Outline) -> Traced:
-    """Of an outline whose batch is what one device has of a microbatch."""
+def trace(plan: Outline, data: Data | None = None) -> Traced:
+    """Of an outline whose batch is what one device has of a microbatch, of `data` or text."""
     loss, params = make_loss_fn(plan.model, plan.task), plan.abstract.params
 
     def of(params: Any, batch: Any) -> jax.Array:
         return loss(params, batch, None)[0]
 
-    batch = abstract_batch(plan)
+    batch = abstract_batch(plan, data)
     residuals = jax.make_jaxpr(lambda p, b: jax.tree.leaves(jax.vjp(lambda p: of(p, b), p)[1]))
     kept = residuals(params, batch).out_avals
     gradient = jax.make_jaxpr(jax.grad(of))(params, batch)

@@ -14,12 +14,14 @@ from typing import Any
 
 from bigmodel.errors import UserError
 from bigmodel.inference.run_to_end import run_to_end
+from bigmodel.planning.exhausted import explained
 from bigmodel.sweeps.folder import OPEN, SweepDir
 from bigmodel.sweeps.gangs import Group, grouped
 from bigmodel.sweeps.plan import Job, Plan
 from bigmodel.sweeps.preflight import Builder
 from bigmodel.sweeps.search import open_search
 from bigmodel.sweeps.studies import NoStudies
+from bigmodel.training.exhausted import Exhausted
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import resolve
 from bigmodel.training.signals import Interrupted
@@ -125,6 +127,8 @@ class Worker:
             outcome: Any = run_to_end(run, config, self._builder, reason)
         except Interrupted:  # saved, and no failure
             raise
+        except Exhausted as e:
+            outcome = explained(e, compiles=False)
         except Exception as e:  # one arm must not stop the others
             outcome = e
         self._tell(job, outcome)

@@ -14,6 +14,7 @@ from bigmodel.tasks.by_source import by_source
 from bigmodel.training.batches import put_batch
 from bigmodel.training.clock import Clock
 from bigmodel.training.console import print_plan
+from bigmodel.training.exhausted import exhausting
 from bigmodel.training.kernel_check import check_kernels, require, summary
 from bigmodel.training.lowering import lower_step
 from bigmodel.training.profiling import Profile
@@ -35,9 +36,10 @@ def train(
 
     After evaluations `reason_to_stop` is asked whether the run should end; '' means to go on.
     `clock` counts where the time goes, from now on where none is given; `profile` traces steps.
-    Raises Interrupted when SIGINT or SIGTERM asked to stop, after saving.
+    Raises Exhausted where memory does not suffice, and Interrupted when SIGINT or SIGTERM asked to
+    stop, after saving.
     """
-    with setup.sharding.active(), catch_signals() as caught:
+    with setup.sharding.active(), exhausting(setup), catch_signals() as caught:
         # 1. The run directory, and what evaluations read.
         clock, profile = clock or Clock(), profile or Profile()
         running = Running(setup, run, clock, reason_to_stop)

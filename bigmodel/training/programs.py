@@ -46,6 +46,10 @@ class Programs:
             self._made[name] = make()
         return self._made[name]
 
+    def made(self, name: Hashable) -> Any:
+        """What is there for `name`, or None."""
+        return self._made.get(name)
+
 
 def program_of(config: ConfigDict) -> str:
     """Equal for resolved configs of which all programs are the same.

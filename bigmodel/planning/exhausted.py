@@ -1,0 +1,152 @@
+"""Why a run does not fit the memory of a device, and what would help, in lines for a terminal."""
+
+import os
+import pathlib
+import resource
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from bigmodel.errors import OutOfMemory
+from bigmodel.planning.analytic import analytic_memory
+from bigmodel.planning.buffers import Buffer, largest
+from bigmodel.planning.compiled import shard_bytes
+from bigmodel.planning.program import read_program
+from bigmodel.planning.remedies import Remedy, remedies, total_bytes
+from bigmodel.planning.said import buffers_in, used_and_there
+from bigmodel.training.exhausted import Exhausted
+from bigmodel.training.setup import Setup
+
+MOST = 6  # buffers that are shown
+SECONDS = 60  # in which what would help is compiled
+_UNITS = ((30, 'GiB'), (20, 'MiB'), (10, 'KiB'))
+CGROUP = pathlib.Path('/sys/fs/cgroup/memory.max')
+
+
+def explained(error: Exhausted, compiles: bool = True) -> OutOfMemory:
+    """The error to raise instead; without `compiles` what would help is modelled alone."""
+    for raised in filter(None, (error, error.__cause__)):
+        traceback.clear_frames(raised.__traceback__)  # they hold the state, which takes memory
+    setup, said = error.setup, str(error)
+    step = setup.programs.made('step')
+    takes = total_bytes(step) if step is not None else None
+    there = memory_of_device(said)
+    kinds = _kinds(setup, step)
+    wants = takes if takes is not None else sum(kinds.values())
+    lines = [
+        f'out of memory: the training step wants {size(wants)} of a device that has {there[1]}',
+        f'  it wants  {", ".join(f"{name} {size(n)}" for name, n in kinds.items())}',
+        *_beside(wants, there[0], takes is None),
+        *_table(
+            'the largest buffers at its peak',
+            lambda: _rows(buffers_in(said) or _buffers_of(step)),
+        ),
+        *_table(
+            'what would help most, with another --workdir',
+            lambda: _help(remedies(setup, takes, SECONDS * compiles), there[0]),
+        ),
+        f'  it said: {said.strip().splitlines()[0][:200]}',
+    ]
+    return OutOfMemory('\n'.join(lines))
+
+
+def memory_of_device(said: str = '') -> tuple[int, str]:
+    """Bytes, and in words. Of CPU devices it is what the machine lets this process have."""
+    compared = used_and_there(said)
+    if compared:
+        return compared[1], size(compared[1])
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get('bytes_limit', 0)
+    if limit:
+        return limit, f'{size(limit)} ({device.device_kind})'
+    count = jax.local_device_count()
+    there = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if CGROUP.exists() and CGROUP.read_text().strip().isdecimal():
+        there = min(there, int(CGROUP.read_text()))
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    there = min(there, limit) if limit != resource.RLIM_INFINITY else there
+    share = f'an equal share of {size(there)}' if count > 1 else 'all that this process may have'
+    return there // count, f'{size(there // count)} ({share})'
+
+
+def size(num_bytes: float | int) -> str:
+    """'3.14 GiB' or '31.4 MiB'."""
+    power, unit = next(((p, u) for p, u in _UNITS if num_bytes >= 2**p), _UNITS[-1])
+    number = num_bytes / 2**power
+    return f'{number:.3g} {unit}' if number < 1000 else f'{number:,.0f} {unit}'
+
+
+def _kinds(setup: Setup, step: Any) -> dict[str, float | int]:
+    """Bytes of a device by what they are."""
+    state = setup.abstract
+    parameters, optimizer = shard_bytes(state.params), shard_bytes(state.opt_state)
+    frozen = shard_bytes(state.companions)
+    kinds: dict[str, float | int] = {'parameters': parameters, 'optimizer': optimizer}
+    kinds |= {'companions': frozen} if frozen else {}
+    if step is None and setup.companions:
+        return kinds
+    gradients = shard_bytes(setup.optimizer.selection.part(state.params))
+    if step is None:
+        chips = list(setup.sharding.mesh.devices.flat)
+        modelled = analytic_memory(setup.config, chips, setup.data, {})
+        rest = modelled.activations + max(modelled.temporaries - gradients, 0)
+    else:
+        rest = max(total_bytes(step) - parameters - optimizer - frozen - gradients, 0)
+    return kinds | {'gradients': gradients, 'activations and temporaries': rest}
+
+
+def _beside(wants: float | int, there: int, modelled: bool) -> list[str]:
+    how = ['  by a model of the step, which could not be compiled'] * modelled
+    if wants >= there:
+        return how
+    return [
+        *how,
+        '  that alone would fit: look for another process, an evaluation, or on GPUs for what XLA '
+        'leaves free (XLA_PYTHON_CLIENT_MEM_FRACTION)',
+    ]
+
+
+def _buffers_of(step: Any) -> list[Buffer]:
+    if step is None:
+        return []
+    text = step.as_text()
+    return largest(text, read_program(text))
+
+
+def _rows(buffers: Sequence[Buffer]) -> list[tuple[str, ...]]:
+    return [
+        (
+            size(b.num_bytes),
+            f'{b.count} × {b.shape}' if b.count > 1 else b.shape,
+            f'{b.phase} of {b.layer}' if b.phase and b.layer else b.phase or b.layer,
+            b.source,
+        )
+        for b in buffers[:MOST]
+    ]
+
+
+def _help(found: Sequence[Remedy], there: int) -> list[tuple[str, ...]]:
+    return [
+        (
+            r.flags,
+            f'saves {size(r.saves)}',
+            f'takes {size(r.takes)}' + (': fits' if r.takes < there else ''),
+            r.effect + ('' if r.compiled else ' (modelled)'),
+        )
+        for r in found
+    ]
+
+
+def _table(title: str, make: Callable[[], list[tuple[str, ...]]]) -> list[str]:
+    """Its lines; where the rows cannot be made, why: a traceback would hide all the rest."""
+    try:
+        rows = make()
+    except Exception as e:
+        return [f'  {title}: not known ({type(e).__name__}: {str(e)[:100]})']
+    if not rows:
+        return [f'  {title}: none is known']
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ['  '.join(f'{c:<{w}}' for c, w in zip(row, widths, strict=True)) for row in rows]
+    return [f'  {title}', *(f'    {line.rstrip()}' for line in lines)]
