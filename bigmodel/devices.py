@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import importlib.metadata
+import importlib.util
 import os
 import resource
 import time
@@ -20,6 +22,7 @@ QUICK_COMPILE = {
     'xla_llvm_disable_expensive_passes': True,
     'xla_cpu_use_fusion_emitters': False,
 }
+GROUPED_PRODUCTS, FIRST_LIBTPU = 'xla_tpu_enable_ragged_dot_kernel', [0, 0, 52]
 
 
 def configure(host_devices: int, rows: int) -> None:
@@ -29,6 +32,7 @@ def configure(host_devices: int, rows: int) -> None:
     one device for each core, or fewer, so that they divide the `rows` of a microbatch.
     """
     _keep_freed_memory()
+    configure_libtpu()
     jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
@@ -38,6 +42,22 @@ def configure(host_devices: int, rows: int) -> None:
     count = host_devices or max(n for n in range(1, (cores or 1) + 1) if rows % n == 0)
     with contextlib.suppress(RuntimeError):  # a backend is already up: its devices are what is
         jax.config.update('jax_num_cpu_devices', count)
+
+
+def configure_libtpu() -> None:
+    """Lets a TPU compute products of groups of rows (`moe`) by libtpu's own kernel, before it is
+    loaded; a value that the user has given stays.
+
+    Otherwise libtpu multiplies all rows with the matrices of all groups. The kernel is that of
+    Gale et al. 2022 (MegaBlocks), as in jax.experimental.pallas.ops.tpu.megablox. libtpu ends the
+    process for a flag that it does not know, so older versions than were tried get none.
+    """
+    given = os.environ.get('LIBTPU_INIT_ARGS', '')
+    if GROUPED_PRODUCTS in given or importlib.util.find_spec('libtpu') is None:
+        return
+    version = importlib.metadata.version('libtpu').split('.')
+    if [int(n) for n in version[:3] if n.isdecimal()] >= FIRST_LIBTPU:
+        os.environ['LIBTPU_INIT_ARGS'] = f'{given} --{GROUPED_PRODUCTS}=true'.strip()
 
 
 def _keep_freed_memory() -> None:

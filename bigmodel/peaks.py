@@ -9,5 +9,7 @@ PEAK_FLOPS = {
     'TPU v4': 275e12,
     'TPU v5 lite': 197e12,
     'TPU v5p': 459e12,
+    'TPU v5': 459e12,  # what JAX calls a v5p
     'TPU v6 lite': 918e12,
+    'TPU7x': 1153.5e12,  # a chip is two devices
 }

@@ -70,7 +70,7 @@ def test_bad_meshes_are_refused(text: str, message: str) -> None:
 
 
 def test_a_tpu_mesh_follows_the_torus(grid_alone: None) -> None:
-    """Chips come host by host, four in a square; XLA finds rings in what follows the torus."""
+    """Chips come host by host, four in a square; XLA finds rings only along the torus."""
     rest = {'platform': 'tpu', 'device_kind': 'TPU v5', 'process_index': 0, 'core_on_chip': 0}
     there = [
         mock.Mock(jax.Device, coords=[2 * X + x, 2 * Y + y, z], slice_index=0, **rest)

@@ -6,7 +6,9 @@ products of that trace, recomputation included, and of the optimizer's pass over
 computed between them is taken to be fused with them. Collectives are those that the placements ask
 for: weights split over the batch's axes are gathered for the forward and the backward pass, their
 gradients scattered, others summed; each half of a layer that is split over `tensor` is summed once
-forward, once backward, and once more where it is recomputed.
+forward, once backward, and once more where it is recomputed, as a scatter and a gather where
+`sequence` splits what lies between. Of rows that are split, `ring` sends keys and values on, and
+their gradients with them.
 """
 
 import dataclasses
@@ -82,10 +84,12 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -
     `plain` of the same when nothing is recomputed.
     """
     chip, tensor = topology.chip, plan.sharding.mesh.shape['tensor']
-    accumulate = plan.config.accumulate
+    accumulate, parts = plan.config.accumulate, plan.sharding.ways('inner_length')
     flops = int8_flops = num_bytes = seconds = 0.0
     for product in traced.products:
-        own, moved = product.flops / tensor, product.num_bytes / tensor
+        # Queries of a part of a row meet the keys of all parts.
+        share = (parts if product.is_attention else 1) / tensor
+        own, moved = product.flops * share, product.num_bytes * share
         if product.is_attention and plan.kernel != 'reference':
             moved = 0.0  # a fused kernel keeps them on the chip
         times = product.times * accumulate
@@ -109,16 +113,17 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -
 
 
 def _of_one_device(plan: Outline) -> ConfigDict:
-    """With a batch of what one device has of a microbatch, and a kernel that can be traced."""
+    """With what one device has of a microbatch, and a kernel that can be traced."""
     config = plan.config.copy_and_resolve_references()
     ways = plan.sharding.batch_ways * config.accumulate
     config.data.batch_size //= ways
+    config.data.seq_len //= plan.sharding.ways('inner_length')
     config.accumulate = 1
     config.sharding.mesh, config.sharding.rules = 'data=1', 'dp'
     config.sharding.pipeline = 'gpipe'
     config.model.dtype = compute_dtype(plan.config.model.dtype, plan.platform)
     config.model.unroll = 1
-    if plan.kernel.split()[0] in ('cudnn', 'fused', 'splash') or '(' in plan.kernel:
+    if plan.kernel.split()[0] in ('cudnn', 'fused', 'splash', 'ring') or '(' in plan.kernel:
         config.model.kernel = 'blockwise'
     return config
 
@@ -130,7 +135,7 @@ def _memory(
     kept, offloaded = _kept(plan, traced.kept), _kept(plan, traced.offloaded)
     # What is recomputed of one layer is there while its backward pass runs.
     again = 0.0 if config.model.remat == 'none' else _kept(plan, plain.kept) / config.model.depth
-    tokens = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
+    tokens = _tokens(plan)
     own_ids = config.model.vocab_size / plan.sharding.mesh.shape['tensor']
     chunk = chunk_of(config.model.head)
     # Float32, and their gradient as the products of the head take it.
@@ -155,12 +160,15 @@ def _float32_bytes(params: Any) -> float:
 
 
 def _kept(plan: Outline, shapes: Sequence[jax.ShapeDtypeStruct]) -> float:
-    """The residual stream is whole on every chip of `tensor`; heads and hidden units are split.
-    Logits count elsewhere.
+    """The residual stream is whole on every chip of `tensor`, unless rows are split over them;
+    heads and hidden units are split. Logits count elsewhere.
     """
     model, tensor = plan.config.model, plan.sharding.mesh.shape['tensor']
+    between = plan.sharding.ways('length') / plan.sharding.ways('inner_length')
     return sum(
-        math.prod(x.shape) * x.dtype.itemsize / (1 if x.shape[-1:] == (model.width,) else tensor)
+        math.prod(x.shape)
+        * x.dtype.itemsize
+        / (between if x.shape[-1:] == (model.width,) else tensor)
         for x in shapes
         if x.shape[-1:] != (model.vocab_size,)
     )
@@ -176,8 +184,8 @@ def _weights(plan: Outline) -> list[tuple[tuple[str, ...], tuple[str, ...], floa
     that a chip uses, how many layers it has.
     """
     mesh = plan.sharding.mesh.shape
-    batch = plan.sharding.spec(('batch',), (plan.config.data.batch_size,), 'batch')[0] or ()
-    batch = (batch,) if isinstance(batch, str) else tuple(batch)
+    sharding = plan.sharding
+    batch = (*sharding.mesh_axes('batch'), *sharding.mesh_axes('inner_length'))
     found = []
     boxes = jax.tree.leaves(plan.boxed, is_leaf=lambda x: hasattr(x, 'names'))
     for leaf, box in zip(jax.tree.leaves(plan.abstract.params), boxes, strict=True):
@@ -188,6 +196,12 @@ def _weights(plan: Outline) -> list[tuple[tuple[str, ...], tuple[str, ...], floa
         whole = tuple(a for a in batch if a not in axes)
         found.append((split, whole, math.prod(leaf.shape) / layers / others, layers))
     return found
+
+
+def _tokens(plan: Outline) -> float:
+    """Of a device in a microbatch, inside of branches."""
+    ways = plan.sharding.batch_ways * plan.sharding.ways('inner_length')
+    return plan.tokens_per_step / ways / plan.config.accumulate
 
 
 def _names(entry: Any) -> tuple[str, ...]:
@@ -211,9 +225,18 @@ def _collectives(plan: Outline) -> list[Collective]:
         add('all-gather', split, 2 * numbers, 2 * times, True)
         add('reduce-scatter', split, 2 * numbers, times, True)
         add('all-reduce', whole, 2 * numbers / math.prod(mesh[a] for a in split), times, True)
+    again = parse(config.model.remat).name in ('full', 'save', 'offload')
+    layers, tokens = config.model.depth * config.accumulate, _tokens(plan)
     if mesh['tensor'] > 1:
-        tokens = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
-        sums = 4 + 2 * (parse(config.model.remat).name in ('full', 'save', 'offload'))
-        times = sums * config.model.depth * config.accumulate
-        add('all-reduce', ('tensor',), 2 * tokens * config.model.width, times, False)
+        size, sums = 2 * tokens * config.model.width, (4 + 2 * again) * layers
+        splits = plan.sharding.ways('length') > plan.sharding.ways('inner_length')
+        for kind in ('reduce-scatter', 'all-gather') if splits else ('all-reduce',):
+            add(kind, ('tensor',), size, sums, False)
+    ring = plan.sharding.mesh_axes('inner_length')
+    if ring:
+        ways, model = plan.sharding.ways('inner_length'), config.model
+        numbers = 2 * tokens * model.num_kv_heads * model.head_dim / mesh['tensor']
+        # Keys and values in bfloat16; their gradients go with them in float32.
+        for size, passes in ((2 * numbers, 1 + again), (6 * numbers, 1)):
+            add('collective-permute', ring, size, ways * passes * layers, True)
     return found

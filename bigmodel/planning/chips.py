@@ -27,10 +27,12 @@ class Chip:
     cores: int = 1  # devices of JAX a chip
 
 
-# TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and their table of system architectures;
-# links: "How to Scale Your Model", Austin et al. 2025, chapter 2, 45 or 90 GB/s one way.
-# Network: 6.25 GB/s a TPU chip (the same, v5p and v6e). GPUs: the data sheets of A100 80GB SXM,
-# H100 SXM, H200 SXM and HGX B200; network: one port a GPU of DGX A100, H100, H200, B200 systems.
+# Compared in November 2026 with the pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x
+# (Ironwood)" of Google's Cloud TPU documentation: peaks, HBM, chips of a pod, data center network
+# (v5e and v6e: of a pod, over its 256 chips). Links: "How to Scale Your Model", Austin et al. 2025,
+# chapter 2: 45 or 90 GB/s one way, where the pages have 50 or 100. A v5p pod is 16×20×28, of which
+# a job has 16×16×24 at most. GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM, H200 SXM, and
+# the page of HGX B200; NVLink one way; network: one port a GPU of DGX A100, H100, H200 and B200.
 CHIPS = {
     'v4': Chip(
         'TPU v4',
@@ -51,12 +53,20 @@ CHIPS = {
         16 * 2.0**30,
         819e9,
         90e9,
-        6.25e9,
+        3.125e9,
         (16, 16),
         16,
     ),
     'v5p': Chip(
-        'TPU v5p', PEAK_FLOPS['TPU v5p'], 918e12, 95e9, 2765e9, 180e9, 6.25e9, (16, 20, 28), 4
+        'TPU v5p',
+        PEAK_FLOPS['TPU v5p'],
+        918e12,
+        95 * 2.0**30,
+        2765e9,
+        180e9,
+        6.25e9,
+        (16, 20, 28),
+        4,
     ),
     'v6e': Chip(
         'TPU v6e',
@@ -68,6 +78,19 @@ CHIPS = {
         12.5e9,
         (16, 16),
         16,
+    ),
+    # Its `int8` is FP8.
+    'tpu7x': Chip(
+        'TPU7x',
+        2 * PEAK_FLOPS['TPU7x'],
+        4614e12,
+        192 * 2.0**30,
+        7380e9,
+        180e9,
+        12.5e9,
+        (16, 24, 24),
+        4,
+        2,
     ),
     'a100': Chip('A100 80GB', PEAK_FLOPS['NVIDIA A100'], 624e12, 80e9, 2039e9, 300e9, 25e9),
     'h100': Chip('H100', PEAK_FLOPS['NVIDIA H100'], 1979e12, 80e9, 3350e9, 450e9, 50e9),

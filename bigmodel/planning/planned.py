@@ -51,13 +51,15 @@ def planned(
 
 
 def prepared(config: ConfigDict, topology: Topology) -> ConfigDict:
-    """The config resolved as it is planned: layers in one loop, and on a TPU with the kernel
-    `splash` where `model.kernel` is `auto`. For GPUs `blockwise` stands for their fused kernels,
-    which cannot be traced without one. Raises UserError for another mesh.
+    """The config resolved as it is planned: layers in one loop, and where `model.kernel` is `auto`
+    `ring` for rows that rules split, else `splash` on a TPU. For GPUs `blockwise` stands for their
+    fused kernels, which cannot be traced without one. Raises UserError for another mesh.
     """
     config = resolve(config)
     config.model.unroll = config.model.unroll or 1
-    if topology.is_tpu and config.model.kernel == 'auto':
+    if config.model.kernel == 'auto' and 'context' in config.sharding.rules.split('_'):
+        config.model.kernel = 'ring'
+    elif topology.is_tpu and config.model.kernel == 'auto':
         config.model.kernel = 'splash'
     elif not topology.is_tpu and config.model.kernel in ('auto', 'fused', 'cudnn'):
         config.model.kernel = 'blockwise'

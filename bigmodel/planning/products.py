@@ -81,7 +81,12 @@ def _window(attributes: str, key: str, axis: int) -> int:
 
 
 def _kernel(where: Computation, call: Instruction) -> float:
-    """Of attention's kernel on a TPU; the products of blocks that its grid visits."""
+    """Of attention's kernel on a TPU, the products of blocks that its grid visits; of groups of
+    rows with a matrix each, what a group needs.
+    """
+    if call.name.startswith('ragged-dot') and 'metadata' not in call.name:
+        rows = _shape(where, call.operands[-2])  # then the matrices, or other rows
+        return 2.0 * math.prod(rows.dims) * call.shapes[0].dims[-1]
     times = next((n for name, n in _SPLASH if name in call.name), 0)
     if not times:
         return 0.0

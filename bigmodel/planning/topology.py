@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from bigmodel.devices import configure_libtpu
 from bigmodel.errors import UserError, unknown
 from bigmodel.planning.chips import CHIPS, Chip
 
@@ -85,9 +86,11 @@ def parse_topology(text: str) -> Topology:
             raise UserError(f'--topology={text!r}: write {_form(kind)}, at most 8 a node')
         return Topology(text, chip, dims)
     known = shapes(chip)
-    if dims not in known:
+    if dims not in known and not _is_of_cubes(dims, chip):
         listed = ', '.join('x'.join(map(str, s)) for s in known)
-        raise UserError(f'--topology={text!r} does not exist. Known of {kind}: {listed}')
+        most = 'x'.join(map(str, chip.torus))
+        cubes = f' and other multiples of 4 up to {most}' if len(chip.torus) == 3 else ''
+        raise UserError(f'--topology={text!r} does not exist. Known of {kind}: {listed}{cubes}')
     return Topology(text, chip, dims)
 
 
@@ -105,6 +108,16 @@ def shapes(chip: Chip) -> list[tuple[int, ...]]:
     return small + sorted(usual, key=lambda s: (math.prod(s), s))
 
 
+def _is_of_cubes(shape: tuple[int, ...], chip: Chip) -> bool:
+    """Whether a pod in three dims has so many cubes of 4 × 4 × 4 chips side by side."""
+    within = zip(sorted(shape), sorted(chip.torus), strict=False)
+    return (
+        len(shape) == len(chip.torus) == 3
+        and all(n % 4 == 0 for n in shape)
+        and all(n <= most for n, most in within)
+    )
+
+
 def _is_usual(shape: tuple[int, ...]) -> bool:
     """Sides of a power of two: the others can be had, but are too many to list."""
     return all(n & (n - 1) == 0 for n in shape)
@@ -119,6 +132,7 @@ def devices_of(topology: Topology) -> list[Any]:
         )
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    configure_libtpu()
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', f'{topology.name.partition(":")[0]}-8')
     from jax.experimental import topologies
 

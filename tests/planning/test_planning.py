@@ -14,7 +14,7 @@ from bigmodel.errors import UserError
 from bigmodel.planning import analytic, compiled
 from bigmodel.planning.collectives import collectives_of
 from bigmodel.planning.compiled import compiled_costs, shard_bytes
-from bigmodel.planning.estimate import estimate
+from bigmodel.planning.estimate import by_kind_and_axis, estimate
 from bigmodel.planning.planned import check_mesh, planned, prepared
 from bigmodel.planning.products import flops_of
 from bigmodel.planning.program import Program, read_program
@@ -88,11 +88,22 @@ def tiny(**model: object) -> object:
     return config
 
 
-@pytest.mark.parametrize('remat', ['none', 'full'])
-def test_the_modelled_memory_is_near_that_of_the_executable(remat: str) -> None:
+@pytest.mark.parametrize(
+    ('remat', 'mesh', 'rules', 'kernel'),
+    [
+        ('none', 'fsdp=8', 'fsdp', 'blockwise'),
+        ('full', 'fsdp=8', 'fsdp', 'blockwise'),
+        ('none', 'fsdp=2,context=2,tensor=2', 'fsdp_context_sequence', 'ring'),
+    ],
+)
+def test_the_modelled_memory_is_near_that_of_the_executable(
+    remat: str, mesh: str, rules: str, kernel: str
+) -> None:
     """Parameters and optimizer state exactly; all memory to 35 %: XLA reuses and copies buffers."""
     topology = parse_topology('h100:8x1')
-    config = prepared(tiny(remat=remat, kernel='blockwise', dtype='float32'), topology)
+    config = tiny(remat=remat, kernel=kernel, dtype='float32')
+    config.sharding.mesh, config.sharding.rules = mesh, rules
+    config = prepared(config, topology)
     plan = outline(config, chips=jax.devices())
     with plan.sharding.active():
         executable = lower_step(plan, plan.task, abstract_batch(plan)).compile()
@@ -125,6 +136,22 @@ def test_the_modelled_flops_are_those_of_the_formula_without_recomputation() -> 
     assert 0 < found.estimate.mfu <= 1
 
 
+def test_split_rows_are_modelled_as_the_part_that_a_device_has() -> None:
+    """All devices together compute as much as without; keys and values go round."""
+    topology, mesh = parse_topology('h100:8x1'), 'fsdp=2,context=2,tensor=2'
+    whole = planned(tiny(kernel='blockwise'), topology).costs
+    config = tiny(kernel='ring')
+    config.sharding.mesh, config.sharding.rules = mesh, 'fsdp_context_sequence'
+    parts = planned(config, topology).costs
+    assert parts.flops == pytest.approx(whole.flops, rel=0.02)
+    sent = by_kind_and_axis(parts.collectives)
+    # 9 layers × 2 turns; keys and values of 16 rows × 32 tokens × 16 numbers in bfloat16, then
+    # again beside their gradients in float32.
+    passes = 2 + (2 + 4)
+    assert sent['collective-permute', 'context'][1] == 9 * 2 * 2 * 16 * 32 * 16 * passes
+    assert sent['reduce-scatter', 'tensor'] == sent['all-gather', 'tensor']
+
+
 def test_a_batch_without_data_is_what_data_would_give() -> None:
     config = prepared(tiny(), parse_topology('h100:8x1'))
     batch = abstract_batch(outline(config, chips=jax.devices()))
@@ -147,11 +174,12 @@ def test_search_ranks_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
-        (['--topology=v5p:3x5x7'], 'Known of v5p'),
+        (['--topology=v5p:3x5x7'], 'and other multiples of 4 up to 16x20x28'),
         (['--topology=v9:4x4'], 'Choices: a100'),
         (['--topology=h100:9x4'], '8 GPUs a node'),
         (['--topology=h100:8x4', '--mesh=fsdp=16'], 'multiplies to 16 devices, h100:8x4 has 32'),
         (['--topology=h100:8x4', '--mesh=fsdp=32', '--rules=fsdp'], "'embed' of size 144"),
+        (['--topology=h100:8x4', '--mesh=fsdp=32', '--rules=fsdp'], '(128 or 160), or a'),
         ([], '--topology=KIND:SHAPE'),
     ],
 )
