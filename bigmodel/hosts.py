@@ -6,7 +6,6 @@ make these calls in the same order. Everything is a plain call where there is on
 """
 
 import contextlib
-import glob
 import hashlib
 import itertools
 import json
@@ -19,12 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
+from bigmodel import joining
 from bigmodel.errors import UserError
 from bigmodel.watch import AGAIN, LastWords, Watch
 
 T = TypeVar('T')
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-START_SECONDS = 300  # in which all hosts must have started
 LONG = 7 * 24 * 3600 * 1000  # milliseconds: a host that waits is ended by its Watch
 _calls = itertools.count()
 _watch: Watch | None = None
@@ -58,20 +57,22 @@ def joined(coordinator: str, num_hosts: int, host: int) -> Iterator[None]:
     UserError where they cannot be joined. To be entered before JAX touches a device.
     """
     global _watch, _failed
-    arguments = _arguments(coordinator, num_hosts, host)
-    if arguments is None:
+    given = joining.arguments(coordinator, num_hosts, host)
+    if given is None:
         yield
         return
-    words = LastWords(
-        f'error: this host ({socket.gethostname()}, process {os.getpid()}) was killed or aborted. '
-        'When the lines above do not say why, the first host of the run, which keeps the others '
-        f'together, has died: its log has the reason. All hosts stop; {AGAIN}'
-    )
+    words = LastWords(joining.not_together(given))
     try:
-        client, index, there = _initialize(arguments)
+        client, index, there = _initialized(given)
         if there == 1:
+            words.goodbye()
             yield
             return
+        words.change(
+            f'error: this host ({socket.gethostname()}, process {os.getpid()}) was killed or '
+            'aborted. When the lines above do not say why, the first host of the run, which keeps '
+            f'the others together, has died: its log has the reason. All hosts stop; {AGAIN}'
+        )
         if index:  # one host speaks
             sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
         _watch = Watch(client, index, _gathered(client, socket.gethostname(), index, there), words)
@@ -201,60 +202,13 @@ class Stop:
         return next(filter(None, gather(self._caught[0] if self._caught else 0)), 0)
 
 
-def _arguments(coordinator: str, num_hosts: int, host: int) -> dict[str, Any] | None:
-    """Of jax.distributed.initialize; None where there is one host."""
-    if coordinator:
-        if ':' not in coordinator or num_hosts < 1 or not 0 <= host < num_hosts:
-            raise UserError(
-                f'--coordinator={coordinator} --num_hosts={num_hosts} --host={host}: give all '
-                f'three, as in --coordinator=10.0.0.1:8476 --num_hosts=2 --host=0 (0 runs on '
-                f'10.0.0.1, the other has --host=1)'
-            )
-        given = {'coordinator_address': coordinator, 'num_processes': num_hosts}
-        return given | {'process_id': host, 'cluster_detection_method': 'deactivate'}
-    if num_hosts or host >= 0:
-        raise UserError('--num_hosts and --host need --coordinator=ADDRESS:PORT of the first host')
-    environ = os.environ
-    slurm = {'SLURM_STEP_NODELIST', 'SLURM_PROCID'} <= environ.keys()
-    tasks = int(environ.get('SLURM_NTASKS', '1')) if slurm else 1
-    ranks = int(environ.get('OMPI_COMM_WORLD_SIZE', '1'))
-    if tasks > 1 or ranks > 1:
-        # JAX gives each process the GPU of its number on the machine; one alone has them all.
-        alone = environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') == '1' or set(
-            part.partition('(')[0] for part in environ.get('SLURM_TASKS_PER_NODE', '').split(',')
-        ) == {'1'}
-        method = 'slurm' if tasks > 1 else 'ompi'
-        return {'cluster_detection_method': method} | ({'local_device_ids': []} if alone else {})
-    # Without a pod libtpu puts a warning, in words, there, which processes inherit.
-    lists = (environ.get(n, '') for n in ('TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES'))
-    if (
-        any(',' in hosts and ' ' not in hosts for hosts in lists)
-        or 'MEGASCALE_COORDINATOR_ADDRESS' in environ
-        or glob.glob('/dev/accel[0-9]*')
-    ):
-        return {}  # of one host too: only the machine's metadata say how many there are
-    return None
-
-
-def _initialize(arguments: dict[str, Any]) -> tuple[Any, int, int]:
-    """(client, number of this host, how many there are)."""
-    import jax
-    from jax._src import distributed
-
+def _initialized(given: dict[str, Any]) -> tuple[Any, int, int]:
+    global _failed
     try:
-        jax.distributed.initialize(
-            **arguments,
-            initialization_timeout=START_SECONDS,
-            # Only for what the Watch does not see: it is slower, and its message is JAX's.
-            heartbeat_timeout_seconds=55,
-        )
-    except (ValueError, RuntimeError) as e:
-        raise UserError(
-            f'the hosts cannot be joined ({str(e).splitlines()[0]}); start all of them within '
-            f'{START_SECONDS} s, or name them: --coordinator=ADDRESS:PORT --num_hosts=N --host=I'
-        ) from e
-    state = distributed.global_state
-    return state.client, state.process_id, state.num_processes
+        return joining.initialize(given)
+    except BaseException:
+        _failed = True  # an orderly exit would wait for hosts that may never come
+        raise
 
 
 def _leave(error: BaseException) -> None:

@@ -42,8 +42,8 @@ LEVELS = {
     'commands': 9,
 }
 LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'peaks', 'quantities'}
-LEVEL_ZERO |= {'hosts', 'meshes', 'pipelines', 'rings', 'rules', 'sharding', 'specs', 'stages'}
-LEVEL_ZERO |= {'gathering', 'watch'}
+LEVEL_ZERO |= {'hosts', 'joining', 'meshes', 'pipelines', 'rings', 'rules', 'sharding', 'specs'}
+LEVEL_ZERO |= {'gathering', 'stages', 'watch'}
 
 
 def package(parts: tuple[str, ...]) -> str:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bigmodel import hosts
+from bigmodel import hosts, joining
 from bigmodel.commands.main import main
 from bigmodel.errors import UserError
 from bigmodel.training.writers import read_jsonl
+from bigmodel.watch import LOST
 from tests.runs.test_resume import last_step
 
 STEPS = 40
@@ -61,7 +62,7 @@ def ended(processes: Hosts, codes: list[int]) -> list[tuple[str, str]]:
 
 def when(run: pathlib.Path, step: int, processes: Hosts) -> None:
     """Returns when the run has written this step."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240  # of a machine that has much else to do
     while last_step(run) < step:
         assert time.monotonic() < until and all(p.poll() is None for p in processes)
         time.sleep(0.02)
@@ -100,7 +101,7 @@ def test_four_hosts_lose_one_and_two_and_then_one_go_on(args, single, together, 
     four = together(4, 1, *args, where, '--config.num_steps=40')
     when(run, 10, four)
     four[2].kill()
-    said = ended(four, [1, 1, -signal.SIGKILL, 1])
+    said = ended(four, [LOST, LOST, -signal.SIGKILL, LOST])
     for host in (0, 1, 3):
         assert 'error: host 2 of 4' in said[host][1] and 'its last checkpoint' in said[host][1]
     assert 'was killed or aborted' in said[2][1]
@@ -197,7 +198,7 @@ def test_where_the_hosts_are_found(environment, expected, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert hosts._arguments('', 0, -1) == expected
+    assert joining.arguments('', 0, -1) == expected
 
 
 def test_versions_that_differ_are_named(monkeypatch):
