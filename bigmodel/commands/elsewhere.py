@@ -7,9 +7,9 @@ from bigmodel.commands.open_run import DEFAULT_CONFIG, config_path
 from bigmodel.errors import UserError, unknown
 from bigmodel.launching.code import check_committed, sent_config
 from bigmodel.launching.gke import Gke
-from bigmodel.launching.tpu_vm import TpuVm
 from bigmodel.launching.slurm import Slurm
 from bigmodel.launching.ssh import Ssh
+from bigmodel.launching.tpu_vm import TpuVm
 
 LAUNCHERS = {'tpu_vm': TpuVm, 'gke': Gke, 'slurm': Slurm, 'ssh': Ssh}
 OWN = ('--launcher', '--pod', '--dry_run', '--config')  # which is given as it is there
