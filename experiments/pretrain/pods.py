@@ -4,7 +4,8 @@
 
 The batch is a row a chip of the pod that the size is planned for; rates are those of Grattafiori et
 al. 2024, table 4. Planned, not trained: the README's section on planning has what came out. No pod
-was found yet that 405B fits.
+was found yet that 405B fits. The head has all logits at once, which is fastest where they fit; with
+`--config.model.head='lm(tied=False, chunk=1024)'` larger batches do.
 """
 
 from ml_collections import ConfigDict
