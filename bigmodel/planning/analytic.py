@@ -135,11 +135,12 @@ def _kept(plan: Outline, shapes: Sequence[jax.ShapeDtypeStruct]) -> float:
     Logits count elsewhere.
     """
     model, tensor = plan.config.model, plan.sharding.mesh.shape['tensor']
-    return sum(
+    sizes = (
         math.prod(x.shape) * x.dtype.itemsize / (1 if x.shape[-1:] == (model.width,) else tensor)
         for x in shapes
         if x.shape[-1:] != (model.vocab_size,)
     )
+    return sum(sizes, 0.0)
 
 
 def _whole_layer(plan: Outline) -> list[float]:
