@@ -4,7 +4,6 @@ This is the one place where configs meet layers. `init` and `apply` of linen are
 `init_params` and `apply`.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Int
 
-from bigmodel import params as params_lib
 from bigmodel import sharding
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError, unknown
@@ -39,6 +37,7 @@ from bigmodel.models.backbone import SHARE, Backbone
 from bigmodel.models.deferred import whole
 from bigmodel.models.encoder import Encoder, NoEncoder, Source
 from bigmodel.models.heads import HEADS, Outputs, parts_of
+from bigmodel.models.kept import check_param_dtype, kept_as
 from bigmodel.models.remat import policy_of
 from bigmodel.models.stack import Layer, bind_positions, build_encoder, build_layers, kernel_names
 from bigmodel.specs import bind, make, parse
@@ -62,11 +61,6 @@ SLOTS: dict[str, Mapping[str, Any]] = {
     'activation': ACTIVATIONS,
     'weights': WEIGHTS,
 }
-
-
-PARAM_DTYPES = ('float32', 'bfloat16')
-# Of Linear, ExpertWeight and Embed, which cast them to the products' dtype (a box adds 'value').
-MATRICES = r'/(weight|table)(/value)?$'
 
 
 class Model(nn.Module):
@@ -273,17 +267,8 @@ def init_params(model: Model, key: jax.Array) -> Any:
     inputs, source = model.example()
     with sharding.inactive():
         drawn = model.clone(**once).init(key, inputs, source=source, mutable=['params'])['params']
-        drawn = _kept_as(model.param_dtype, drawn)
+        drawn = kept_as(model.param_dtype, drawn)
         return model.adapter.init(drawn, jax.random.fold_in(key, 1))
-
-
-def _kept_as(dtype: str, params: Any) -> Any:
-    """Matrices in `dtype`; vectors and scalars, which take no memory, stay as they are."""
-
-    def keep(path: Any, x: Array) -> Array:
-        return x.astype(dtype) if re.search(MATRICES, params_lib.path_of(path)) else x
-
-    return jax.tree_util.tree_map_with_path(keep, params)
 
 
 def apply(
@@ -366,8 +351,7 @@ def padded_vocab(configured: int, tokenizer: int) -> int:
 
 def _check_choices(model: ConfigDict) -> None:
     policy_of(model.remat)
-    if model.param_dtype not in PARAM_DTYPES:
-        raise unknown('model.param_dtype', model.param_dtype, PARAM_DTYPES)
+    check_param_dtype(model.param_dtype)
     if model.share not in SHARE:
         raise unknown('model.share', model.share, SHARE)
     if not 0 <= model.dropout < 1:

@@ -165,13 +165,14 @@ def _kept(plan: Outline, shapes: Sequence[jax.ShapeDtypeStruct]) -> float:
     """
     model, tensor = plan.config.model, plan.sharding.mesh.shape['tensor']
     between = plan.sharding.ways('length') / plan.sharding.ways('inner_length')
-    return sum(
+    sizes = (
         math.prod(x.shape)
         * x.dtype.itemsize
         / (between if x.shape[-1:] == (model.width,) else tensor)
         for x in shapes
         if x.shape[-1:] != (model.vocab_size,)
     )
+    return sum(sizes, 0.0)
 
 
 def _whole_layer(plan: Outline) -> list[float]:

@@ -8,6 +8,7 @@ fastest; a run of few layers may unroll them.
 
 import math
 import pathlib
+import re
 import tempfile
 import time
 from typing import Any
@@ -27,6 +28,10 @@ from bigmodel.training.setup import Outline, outline
 
 # They run beside what the chip computes.
 _ASYNCHRONOUS = ('copy-start', 'slice-start', 'async-start')
+
+
+# What libtpu says of memory that is not there, by version.
+_USED = re.compile(r'Used [\d.]+\w? of [\d.]+\w?|total memory required .*? HBM \([\d.]+\w?\)')
 
 
 class DoesNotFit(UserError):
@@ -133,10 +138,9 @@ def _stacked(shape: Shape, trips: int) -> bool:
 def _refused(e: Exception, topology: Topology) -> UserError:
     text = str(e)
     if 'RESOURCE_EXHAUSTED' in text or 'Ran out of memory' in text:
-        start = text.find('Used ')
-        used = text[start:].split('.', 2)[0:2] if start >= 0 else ['']
+        used = _USED.search(text)
         return DoesNotFit(
-            f'it does not fit {topology.chip.kind}: {".".join(used).strip()}; '
+            f'it does not fit {topology.chip.kind}{f": {used[0]}" if used else ""}; '
             'set model.remat=full, a smaller data.batch_size or larger accumulate, split more of '
             'the weights (sharding.rules=fsdp), set optimizer.offload, or take more chips'
         )

@@ -13,7 +13,8 @@ from bigmodel.commands.main import main
 from bigmodel.errors import UserError
 from bigmodel.planning import analytic, compiled
 from bigmodel.planning.collectives import collectives_of
-from bigmodel.planning.compiled import compiled_costs, shard_bytes
+from bigmodel.planning.compiled import compiled_costs, optimizer_bytes, shard_bytes
+from bigmodel.planning.costs import Memory
 from bigmodel.planning.estimate import by_kind_and_axis, estimate
 from bigmodel.planning.planned import check_mesh, planned, prepared
 from bigmodel.planning.products import flops_of
@@ -196,6 +197,69 @@ def test_a_mesh_with_a_rest_is_left_to_be_filled() -> None:
     check_mesh('fsdp=-1,tensor=2', parse_topology('v5e:4x4'))
     with pytest.raises(UserError, match='multiplies to 8'):
         check_mesh('fsdp=8', parse_topology('v5e:4x4'))
+
+
+def test_the_model_follows_dtypes_and_what_waits_on_the_host() -> None:
+    topology = parse_topology('h100:8x1')
+
+    def memory(model: dict | None = None, **optimizer: object) -> Memory:
+        plain = {'kernel': 'blockwise', 'dtype': 'float32', 'remat': 'full'}
+        config = tiny(**plain | (model or {}))
+        config.optimizer.update(optimizer)
+        return planned(config, topology).costs.memory
+
+    plain, lean = memory(), memory({'param_dtype': 'bfloat16'}, state_dtype='bfloat16')
+    # Vectors stay float32.
+    assert lean.parameters == pytest.approx(plain.parameters / 2, rel=0.05)
+    assert lean.optimizer == pytest.approx(plain.optimizer / 2, rel=0.01) and plain.host == 0
+    away = memory({'remat': 'offload'}, offload=True)
+    stream = 9 * (32 // 8) * 64 * 64 * 4
+    assert away.optimizer < 100 and away.host == plain.optimizer - away.optimizer + stream
+    assert plain.activations - away.activations == stream
+
+
+def test_what_a_compiler_says_of_memory_is_told() -> None:
+    e = RuntimeError(
+        'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory '
+        'required for HLO temporaries (288.00G) exceeds available HBM (95.73G). HLO module: jit_f.'
+    )
+    refused = compiled._refused(e, parse_topology('v5p:4x8x8'))
+    assert 'HLO temporaries (288.00G) exceeds available HBM (95.73G); set' in str(refused)
+
+
+def test_arms_that_do_not_fit_are_listed_below_those_that_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan(config: object, topology: object, analytic: bool) -> object:
+        if config.model.remat == 'none':
+            raise compiled.DoesNotFit('it does not fit TPU v5p')
+        return made[config.optimizer.offload]
+
+    made = {}
+    for offload in (False, True):
+        config = tiny()
+        config.optimizer.offload = offload
+        made[offload] = planned(config, parse_topology('h100:8x1'))
+    monkeypatch.setattr('bigmodel.planning.planned.planned', plan)
+    card = '--config=experiments/ablations/memory.py'
+    assert main(['plan', card, '--sweep', '--topology=v5p:2x2x1']) == 1
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert 'on host' in head and len(lines) == 12
+    assert lines[-1].split()[:2] == ['none', 'it'] and lines[0].startswith('dots_no_batch')
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs `pip install libtpu`')
+def test_a_tpus_compiler_puts_on_the_host_what_policies_say() -> None:
+    topology = parse_topology('v5e:2x4')
+    shape = {'depth': 3, 'width': 512, 'num_heads': 4, 'num_kv_heads': 4, 'head_dim': 128}
+    config = tiny(dtype='bfloat16', remat='offload', kernel='reference', **shape)
+    config.optimizer.offload = True
+    plan, costs = compiled_costs(prepared(config, topology), topology)
+    _, moments = optimizer_bytes(plan)
+    stream = 3 * (32 // 8) * 64 * 512 * 2
+    # Small moments are padded to tiles.
+    assert moments + stream <= costs.memory.host == pytest.approx(moments + stream, rel=0.1)
+    assert costs.memory.optimizer < 100
 
 
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs `pip install libtpu`')
