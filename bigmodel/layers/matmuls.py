@@ -7,7 +7,7 @@ quantise anew, as they sum over other dims.
 
 qwix's own way in, `quantize_model`, replaces `dot_general` while a model is traced; it would not
 see the gradients of `contract`, whose backward pass is written out and traced later. So its
-`quantize` and `dot_general` are called here, and a test holds the result against its `QtProvider`.
+`quantize` and `dot_general` are called here; a test compares with what its `QtProvider` calls.
 """
 
 import contextlib
@@ -43,6 +43,8 @@ EXCLUDED = ('head/', 'inputs/', '.*/router/', '.*/filter/')
 @dataclasses.dataclass(frozen=True)
 class Full:
     """All products in `model.dtype`."""
+
+    full = ()  # regexes of weights that are not quantised, where others are
 
     def quantises(self, path: str) -> bool:
         """Whether the products of the weight at `path` are of codes."""
@@ -214,7 +216,8 @@ class Fp8(Quantised):
     """Products of 8-bit floats, e4m3 forward and e5m2 for gradients, each tensor with a scale of
     its own (Micikevicius et al. 2022). Where there is no such unit, XLA computes in a wider type.
 
-    Arguments are those of `int8`.
+    Arguments are those of `int8`. A scale of all rows lets a token's output depend on later tokens
+    and other rows, by rounding alone; `scale="channel"` does not.
     """
 
     full: tuple[str, ...] = EXCLUDED

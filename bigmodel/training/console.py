@@ -39,7 +39,7 @@ def print_plan(setup: Setup, where: str, start: int, moved: str) -> None:
         (
             'devices',
             f'{devices.describe()}, mesh {mesh}, rules {c.sharding.rules}, '
-            f'kernel {setup.kernel}, compute {_compute_dtype(setup)}',
+            f'kernel {setup.kernel}, compute {_compute_dtype(setup)}{_products(setup)}',
         ),
     )
     if setup.sharding.mesh.size > 1:
@@ -109,6 +109,11 @@ def evaluation_line(step: int, name: str, values: Mapping[str, float], gzip: flo
     beside = f' (gzip: {gzip:.3f})' if 'bits_per_byte' in values else ''
     whole = f'step {step}  {name}: {", ".join(lines.pop("", []))}{beside}'
     return '\n'.join([whole, *(f'  {of}: {", ".join(parts)}' for of, parts in lines.items())])
+
+
+def _products(setup: Setup) -> str:
+    matmul = setup.config.model.matmul
+    return '' if matmul == 'full' else f', products {matmul}'
 
 
 def _compute_dtype(setup: Setup) -> str:

@@ -16,7 +16,7 @@ from bigmodel.data.sources import ROW_SOURCES
 from bigmodel.errors import UserError
 from bigmodel.layers.inputs import INPUTS
 from bigmodel.layers.masks import MASKS
-from bigmodel.layers.matmuls import MATMULS
+from bigmodel.layers.matmuls import EXCLUDED, MATMULS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models.adapters import KEY as ADAPTER
 from bigmodel.models.heads import HEADS, Outputs, heads_of, parts_of
@@ -274,14 +274,14 @@ def check_matmul(model: ConfigDict, params: Any) -> None:
     """Raises UserError when `full` of model.matmul names no parameter, as a misspelt regex does, or
     leaves no weight to quantise.
     """
-    spec, what = parse(model.matmul, 'model.matmul'), f'model.matmul={model.matmul!r}'
-    matmul, paths = make(MATMULS, model.matmul, 'model.matmul'), params_lib.flatten(params)
-    for pattern in spec.kwargs.get('full', ()):
+    matmul, what = make(MATMULS, model.matmul, 'model.matmul'), f'model.matmul={model.matmul!r}'
+    paths = params_lib.flatten(params)
+    for pattern in set(matmul.full) - set(EXCLUDED):
         if not any(re.match(pattern, path) for path in paths):
             raise UserError(
                 f'{what}: {pattern!r} matches no parameter from its start; `launch.py show` lists '
                 f'their paths'
             )
     weights = [path for path in paths if path.endswith('/weight')]
-    if spec.name != 'full' and not any(matmul.quantises(path) for path in weights):
+    if matmul.full and not any(matmul.quantises(path) for path in weights):
         raise UserError(f"{what} leaves all weights in full: set it to 'full'")

@@ -60,6 +60,11 @@ MISTAKES = {
     'zero steps': (['--config.num_steps=0'], ['num_steps=0']),
     'remat': (['--config.model.remat=all'], ['model.remat', 'dots']),
     'schedule': (['--config.schedule=cosin'], ["Did you mean 'cosine'"]),
+    'loss scale': (
+        ['--config.optimizer.loss_scale=dynamic(initial=0)'],
+        ['optimizer.loss_scale', 'must be positive, got 0'],
+    ),
+    'matmul': (['--config.model.matmul=int9'], ['model.matmul', "Did you mean 'int8'"]),
     'eval split': (['--config.evals.validation.split=dev'], ['dev']),
 }
 

@@ -153,6 +153,31 @@ def test_split_rows_are_modelled_as_the_part_that_a_device_has() -> None:
     assert sent['reduce-scatter', 'tensor'] == sent['all-gather', 'tensor']
 
 
+def test_products_of_int8_count_at_their_own_peak() -> None:
+    """Those of the layers for values and for gradients of inputs, two thirds; by the model, and
+    from a program.
+    """
+    pytest.importorskip('qwix')
+    topology = parse_topology('h100:8x1')
+    full, int8 = (planned(tiny(kernel='reference', matmul=m), topology) for m in ('full', 'int8'))
+    assert int8.costs.flops == full.costs.flops and full.costs.int8_flops == 0
+    assert 0.4 < int8.costs.int8_flops / int8.costs.flops < 2 / 3
+    chip = topology.chip
+    saved = int8.costs.int8_flops * (1 / chip.flops - 1 / chip.int8)
+    assert full.estimate.compute - int8.estimate.compute == pytest.approx(saved)
+    program = read_program("""HloModule m
+
+ENTRY %main (a: s8[64,16], b: s8[16,12]) -> s32[64,12] {
+  %a = s8[64,16]{1,0} parameter(0)
+  %b = s8[16,12]{1,0} parameter(1)
+  ROOT %c = s32[64,12]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+""")
+    (computation,) = program.computations.values()
+    found = [flops_of(program, computation, computation.root, of) for of in ('', 's8', 'bf16')]
+    assert found == [2 * 64 * 16 * 12, 2 * 64 * 16 * 12, 0]
+
+
 def test_a_batch_without_data_is_what_data_would_give() -> None:
     config = prepared(tiny(), parse_topology('h100:8x1'))
     batch = abstract_batch(outline(config, chips=jax.devices()))
