@@ -20,6 +20,7 @@ from bigmodel.planning.collectives import collectives_of
 from bigmodel.planning.costs import Costs, Memory
 from bigmodel.planning.products import flops_of
 from bigmodel.planning.program import Program, Shape, read_program
+from bigmodel.planning.said import used_and_there
 from bigmodel.planning.topology import Topology, devices_of, without_flags
 from bigmodel.planning.traffic import bytes_of
 from bigmodel.training.lowering import abstract_batch, lower_step
@@ -46,7 +47,7 @@ def compiled_costs(config: ConfigDict, topology: Topology) -> tuple[Outline, Cos
             with without_flags():
                 executable = lowered.compile(compiler_options=written)
         except jax.errors.JaxRuntimeError as e:
-            raise _refused(e, topology) from e
+            raise refused(e, topology) from e
         (text,) = (p.read_text() for p in pathlib.Path(folder).glob('*.after_optimizations.txt'))
     seconds = time.perf_counter() - began
     return plan, costs_of(plan, executable, text, topology, seconds)
@@ -116,13 +117,14 @@ def _stacked(shape: Shape, trips: int) -> bool:
     return len(shape.dims) > 1 and shape.dims[0] == trips
 
 
-def _refused(e: Exception, topology: Topology) -> UserError:
+def refused(e: Exception, topology: Topology) -> UserError:
+    """The error to raise instead of what XLA says when it compiles a plan."""
     text = str(e)
     if 'RESOURCE_EXHAUSTED' in text or 'Ran out of memory' in text:
-        start = text.find('Used ')
-        used = text[start:].split('.', 2)[0:2] if start >= 0 else ['']
+        found = used_and_there(text)
+        used = ': {:.1f} of {:.1f} GiB'.format(*(n / 2**30 for n in found)) if found else ''
         return UserError(
-            f'it does not fit {topology.chip.kind}: {".".join(used).strip()}; '
+            f'it does not fit {topology.chip.kind}{used}; '
             'set model.remat=full, a smaller data.batch_size or larger accumulate, split more of '
             'the weights (sharding.rules=fsdp), or take more chips'
         )
