@@ -8,7 +8,6 @@ fastest; a run of few layers may unroll them.
 
 import math
 import pathlib
-import re
 import tempfile
 import time
 from typing import Any
@@ -21,6 +20,7 @@ from bigmodel.planning.collectives import collectives_of
 from bigmodel.planning.costs import Costs, Memory, seconds_of
 from bigmodel.planning.products import flops_of
 from bigmodel.planning.program import Program, Shape, read_program
+from bigmodel.planning.said import used_and_there
 from bigmodel.planning.topology import Topology, devices_of, without_flags
 from bigmodel.planning.traffic import bytes_of
 from bigmodel.training.lowering import abstract_batch, lower_step
@@ -28,10 +28,6 @@ from bigmodel.training.setup import Outline, outline
 
 # They run beside what the chip computes.
 _ASYNCHRONOUS = ('copy-start', 'slice-start', 'async-start')
-
-
-# What libtpu says of memory that is not there, by version.
-_USED = re.compile(r'Used [\d.]+\w? of [\d.]+\w?|total memory required .*? HBM \([\d.]+\w?\)')
 
 
 class DoesNotFit(UserError):
@@ -55,7 +51,7 @@ def compiled_costs(config: ConfigDict, topology: Topology) -> tuple[Outline, Cos
             with without_flags():
                 executable = lowered.compile(compiler_options=written)
         except jax.errors.JaxRuntimeError as e:
-            raise _refused(e, topology) from e
+            raise refused(e, topology) from e
         (text,) = (p.read_text() for p in pathlib.Path(folder).glob('*.after_optimizations.txt'))
     seconds = time.perf_counter() - began
     return plan, costs_of(plan, executable, text, topology, seconds)
@@ -135,12 +131,14 @@ def _stacked(shape: Shape, trips: int) -> bool:
     return len(shape.dims) > 1 and shape.dims[0] == trips
 
 
-def _refused(e: Exception, topology: Topology) -> UserError:
+def refused(e: Exception, topology: Topology) -> UserError:
+    """The error to raise instead of what XLA says when it compiles a plan."""
     text = str(e)
     if 'RESOURCE_EXHAUSTED' in text or 'Ran out of memory' in text:
-        used = _USED.search(text)
+        found = used_and_there(text)
+        used = ': {:.1f} of {:.1f} GiB'.format(*(n / 2**30 for n in found)) if found else ''
         return DoesNotFit(
-            f'it does not fit {topology.chip.kind}{f": {used[0]}" if used else ""}; '
+            f'it does not fit {topology.chip.kind}{used}; '
             'set model.remat=full, a smaller data.batch_size or larger accumulate, split more of '
             'the weights (sharding.rules=fsdp), set optimizer.offload, or take more chips'
         )

@@ -18,7 +18,7 @@ from bigmodel.training.exhausted import is_of_memory
 from bigmodel.training.lowering import abstract_batch, lower_step
 from bigmodel.training.setup import Setup, outline
 
-MOST = 3  # that are told
+TOLD, TRIED = 3, 5  # so many are told, of so many that are compiled
 SAME = 'the numbers stay'
 
 
@@ -50,10 +50,12 @@ def remedies(setup: Setup, takes: float | int | None, seconds: float | int) -> l
     if setup.companions:  # which the model does not know
         found = [Remedy(changes, 0, 0, effect) for changes, effect in candidates(setup)]
     else:
-        found = sorted(_modelled(setup), key=lambda r: -r.saves)[:MOST]
+        found = sorted(_modelled(setup), key=lambda r: -r.saves)[:TRIED]
     if takes is not None and hosts.count() == 1:
         found = list(_compiled(setup, found, takes, seconds))
-    return sorted((r for r in found if r.saves > 0), key=lambda r: -r.saves)[:MOST]
+    helps = [r for r in found if r.saves > 0]
+    # What is only modelled comes last, and where nothing can be compiled by what it saves.
+    return sorted(helps, key=lambda r: (not r.compiled, -r.saves))[:TOLD]
 
 
 def candidates(setup: Setup) -> Iterator[tuple[dict[str, Any], str]]:

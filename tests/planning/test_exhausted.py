@@ -10,9 +10,11 @@ import pytest
 
 from bigmodel.commands.main import main
 from bigmodel.planning.buffers import Lifetimes, largest, layer_of
+from bigmodel.planning.compiled import refused
 from bigmodel.planning.exhausted import explained, memory_of_device
 from bigmodel.planning.program import read_program
 from bigmodel.planning.said import buffers_in, used_and_there
+from bigmodel.planning.topology import parse_topology
 from bigmodel.sweeps.preflight import Builder
 from bigmodel.training import loop
 from bigmodel.training.exhausted import Exhausted, exhausting
@@ -201,3 +203,9 @@ def test_other_commands_say_it_in_a_line(error, monkeypatch, capsys) -> None:
     assert main(['parts']) == 3
     said = capsys.readouterr().err
     assert said.startswith('error: out of memory') and said.count('\n') == 1
+
+
+@pytest.mark.parametrize(('said', 'used'), [(TPU, '63.8 of 30.8 GiB'), (NEWER, '67.4 of 15.8 GiB')])
+def test_a_plan_that_does_not_fit_says_by_how_much(said, used) -> None:
+    error = refused(jax.errors.JaxRuntimeError(said), parse_topology('v5e:2x2'))
+    assert f'it does not fit TPU v5e: {used}; set model.remat=full' in str(error)

@@ -5,6 +5,7 @@ import gc
 import pathlib
 import time
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from bigmodel.sweeps.plan import Job, Plan, read_plan
 from bigmodel.sweeps.preflight import Builder, preflight
 from bigmodel.sweeps.status import seconds_left, status
 from bigmodel.sweeps.worker import MOST_DEATHS, Worker
+from bigmodel.training.exhausted import Exhausted
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.setup import resolve
 from bigmodel.training.writers import read_jsonl
@@ -124,6 +126,20 @@ def test_nothing_is_done_twice_and_failures_wait(swept, monkeypatch) -> None:
     assert [sweep.state(job).state for job in (done, failed, held)] == ['done', 'failed', 'waiting']
     sweep.forgive(failed)
     assert sweep.state(failed).state == 'waiting'
+
+
+def test_what_takes_more_memory_than_there_is_says_why(swept, monkeypatch) -> None:
+    plan, sweep = swept
+    said = 'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.'
+
+    def run(run: RunDir, config: Any, build: Any, reason: Any) -> None:
+        raise Exhausted(build(config), said)
+
+    monkeypatch.setattr('bigmodel.sweeps.worker.run_to_end', run)
+    Worker(sweep, 0, 1).work(plan.jobs[:1])
+    error = sweep.state(plan.jobs[0]).error
+    assert error.startswith('out of memory: the training step wants') and said in error
+    assert error.count('(modelled)') == 3 and 'Traceback' not in error
 
 
 def test_a_run_that_kills_its_process_is_left_alone_in_the_end(swept, monkeypatch) -> None:
