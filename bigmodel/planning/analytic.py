@@ -6,7 +6,8 @@ products of that trace, recomputation included, and of the optimizer's pass over
 computed between them is taken to be fused with them. Collectives are those that the placements ask
 for: weights split over the batch's axes are gathered for the forward and the backward pass, their
 gradients scattered, others summed; each half of a layer that is split over `tensor` is summed once
-forward, once backward, and once more where it is recomputed.
+forward, once backward, and once more where it is recomputed. Of a pipeline, the head is taken to
+wait for the last stage as layers do.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from bigmodel.planning.compiled import shard_bytes
 from bigmodel.planning.costs import Costs, Memory
 from bigmodel.planning.residuals import Traced, trace
 from bigmodel.planning.topology import Topology
+from bigmodel.training.fit import check_stages
 from bigmodel.training.setup import Outline, outline
 
 
@@ -69,7 +71,8 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -
         own, moved = product.flops / tensor, product.num_bytes / tensor
         if product.is_attention and plan.kernel != 'reference':
             moved = 0.0  # a fused kernel keeps them on the chip
-        times = product.times * accumulate
+        # Of a pipeline, whose stages compute while they idle too.
+        times = product.times * accumulate * _ticks(plan)
         flops += own * times
         num_bytes += moved * times
         seconds += max(own / chip.flops * chip.cores, moved / chip.bandwidth * chip.cores) * times
@@ -105,7 +108,7 @@ def _memory(
     plan: Outline, traced: Traced, plain: Traced, state: tuple[int, int], cores: int
 ) -> Memory:
     config = plan.config
-    kept = _kept(plan, traced)
+    kept = _kept(plan, traced) * _ticks(plan)
     # What is recomputed of one layer is there while its backward pass runs.
     again = 0.0 if config.model.remat == 'none' else _kept(plan, plain) / config.model.depth
     tokens = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
@@ -131,26 +134,37 @@ def _kept(plan: Outline, traced: Traced) -> float:
 
 def _whole_layer(plan: Outline) -> list[float]:
     """Bytes of each parameter of one layer that are gathered to be used, in bfloat16."""
-    return [2.0 * whole for _, _, whole, _ in _weights(plan)]
+    return [2.0 * whole for _, _, whole, *_ in _weights(plan)]
 
 
-def _weights(plan: Outline) -> list[tuple[tuple[str, ...], tuple[str, ...], float, int]]:
+def _weights(plan: Outline) -> list[tuple[tuple[str, ...], tuple[str, ...], float, int, int]]:
     """Of each parameter: axes of the batch that split it, those that do not, numbers of one layer
-    that a chip uses, how many layers it has.
+    that a chip uses, how many layers it has, and how often it uses one of them in a pass.
     """
     mesh = plan.sharding.mesh.shape
-    batch = plan.sharding.spec(('batch',), (plan.config.data.batch_size,), 'batch')[0] or ()
-    batch = (batch,) if isinstance(batch, str) else tuple(batch)
+    stages = check_stages(plan.config, plan.sharding)
     found = []
     boxes = jax.tree.leaves(plan.boxed, is_leaf=lambda x: hasattr(x, 'names'))
     for leaf, box in zip(jax.tree.leaves(plan.abstract.params), boxes, strict=True):
+        stacked = box.names[:1] == ('layers',)
+        # Of a pipeline's stages each has its own layers, and of all else its own rows.
+        batch = [a for a in plan.sharding.axes_of('batch') if not stacked or a != 'pipeline']
         axes = {a for entry in leaf.sharding.spec for a in _names(entry)}
-        others = math.prod(mesh[a] for a in axes - set(batch))
-        layers = leaf.shape[0] if box.names[:1] == ('layers',) else 1
+        others = math.prod(mesh[a] for a in axes - {*batch, 'pipeline'})
+        layers = leaf.shape[0] if stacked else 1
         split = tuple(a for a in batch if a in axes)
         whole = tuple(a for a in batch if a not in axes)
-        found.append((split, whole, math.prod(leaf.shape) / layers / others, layers))
+        numbers = math.prod(leaf.shape) / layers / others
+        ticks = stages.ticks // stages.repeats if stages and stacked else 1
+        own = layers // mesh['pipeline'] if stacked else 1
+        found.append((split, whole, numbers, own, ticks))
     return found
+
+
+def _ticks(plan: Outline) -> float:
+    """How long the layers run, over how long they would if no stage of a pipeline idled."""
+    stages = check_stages(plan.config, plan.sharding)
+    return stages.ticks / stages.turns if stages else 1.0
 
 
 def _names(entry: Any) -> tuple[str, ...]:
@@ -169,11 +183,19 @@ def _collectives(plan: Outline) -> list[Collective]:
             each = sent(kind, size, ways)
             found.append(Collective(kind, axes, ways, each, times, overlaps))
 
-    for split, whole, numbers, layers in _weights(plan):
+    for split, whole, numbers, layers, ticks in _weights(plan):
         times = layers * config.accumulate
-        add('all-gather', split, 2 * numbers, 2 * times, True)
-        add('reduce-scatter', split, 2 * numbers, times, True)
+        add('all-gather', split, 2 * numbers, 2 * times * ticks, True)
+        add('reduce-scatter', split, 2 * numbers, times * ticks, True)
         add('all-reduce', whole, 2 * numbers / math.prod(mesh[a] for a in split), times, True)
+    stages = check_stages(config, plan.sharding)
+    if stages:
+        # A microbatch enters, moves on and leaves, and so does its gradient.
+        rows = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
+        size = 2 * rows * config.model.width * stages.stages / stages.microbatches
+        size /= plan.sharding.ways('length')
+        times = 6 * stages.ticks * config.accumulate
+        found.append(Collective('collective-permute', ('pipeline',), 2, size, times, False))
     if mesh['tensor'] > 1:
         tokens = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
         sums = 4 + 2 * (config.model.remat == 'full')
