@@ -11,7 +11,8 @@ import numpy as np
 from bigmodel.planning.program import Computation, Instruction, Program
 
 _MESH = re.compile(
-    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}'
+    r'replica_groups=mesh\[([^\]]*)\]'
+    r'(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}'
 )
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
