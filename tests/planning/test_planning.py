@@ -88,11 +88,22 @@ def tiny(**model: object) -> object:
     return config
 
 
-@pytest.mark.parametrize('remat', ['none', 'full'])
-def test_the_modelled_memory_is_near_that_of_the_executable(remat: str) -> None:
+@pytest.mark.parametrize(
+    ('remat', 'mesh', 'rules'),
+    [
+        ('none', 'fsdp=8', 'fsdp'),
+        ('full', 'fsdp=8', 'fsdp'),
+        ('full', 'pipeline=2,fsdp=4', 'pipeline_zero1'),
+    ],
+)
+def test_the_modelled_memory_is_near_that_of_the_executable(
+    remat: str, mesh: str, rules: str
+) -> None:
     """Parameters and optimizer state exactly; all memory to 35 %: XLA reuses and copies buffers."""
     topology = parse_topology('h100:8x1')
-    config = prepared(tiny(remat=remat, kernel='blockwise', dtype='float32'), topology)
+    config = tiny(remat=remat, kernel='blockwise', dtype='float32', depth=8)
+    config.sharding.mesh, config.sharding.rules = mesh, rules
+    config = prepared(config, topology)
     plan = outline(config, chips=jax.devices())
     with plan.sharding.active():
         executable = lower_step(plan, plan.task, abstract_batch(plan)).compile()
