@@ -8,7 +8,7 @@ for: weights split over the batch's axes are gathered for the forward and the ba
 gradients scattered, others summed; each half of a layer that is split over `tensor` is summed once
 forward, once backward, and once more where it is recomputed, as a scatter and a gather where
 `sequence` splits what lies between. Of rows that are split, `ring` sends keys and values on, and
-their gradients with them.
+their gradients with them. Of a pipeline, the head is taken to wait for the last stage as layers do.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from bigmodel.planning.costs import Costs, Memory, seconds_of
 from bigmodel.planning.residuals import Traced, trace
 from bigmodel.planning.topology import Topology
 from bigmodel.specs import parse
+from bigmodel.training.fit import check_stages
 from bigmodel.training.setup import Outline, outline
 
 
@@ -92,7 +93,8 @@ def costs_of(plan: Outline, topology: Topology, traced: Traced, plain: Traced) -
         own, moved = product.flops * share, product.num_bytes * share
         if product.is_attention and plan.kernel != 'reference':
             moved = 0.0  # a fused kernel keeps them on the chip
-        times = product.times * accumulate
+        # Of a pipeline, whose stages compute while they idle too.
+        times = product.times * accumulate * _ticks(plan)
         int8 = own if product.is_int8 else 0.0
         flops, int8_flops = flops + own * times, int8_flops + int8 * times
         num_bytes += moved * times
@@ -132,7 +134,8 @@ def _memory(
     plan: Outline, traced: Traced, plain: Traced, state: tuple[int, int, int], cores: int
 ) -> Memory:
     config = plan.config
-    kept, offloaded = _kept(plan, traced.kept), _kept(plan, traced.offloaded)
+    ticks = _ticks(plan)
+    kept, offloaded = (_kept(plan, x) * ticks for x in (traced.kept, traced.offloaded))
     # What is recomputed of one layer is there while its backward pass runs.
     again = 0.0 if config.model.remat == 'none' else _kept(plan, plain.kept) / config.model.depth
     tokens = _tokens(plan)
@@ -177,25 +180,31 @@ def _kept(plan: Outline, shapes: Sequence[jax.ShapeDtypeStruct]) -> float:
 
 def _whole_layer(plan: Outline) -> list[float]:
     """Bytes of each parameter of one layer that are gathered to be used, in bfloat16."""
-    return [2.0 * whole for _, _, whole, _ in _weights(plan)]
+    return [2.0 * whole for _, _, whole, *_ in _weights(plan)]
 
 
-def _weights(plan: Outline) -> list[tuple[tuple[str, ...], tuple[str, ...], float, int]]:
+def _weights(plan: Outline) -> list[tuple[tuple[str, ...], tuple[str, ...], float, int, int]]:
     """Of each parameter: axes of the batch that split it, those that do not, numbers of one layer
-    that a chip uses, how many layers it has.
+    that a chip uses, how many layers it has, and how often it uses one of them in a pass.
     """
     mesh = plan.sharding.mesh.shape
-    sharding = plan.sharding
+    sharding, stages = plan.sharding, check_stages(plan.config, plan.sharding)
     batch = (*sharding.mesh_axes('batch'), *sharding.mesh_axes('inner_length'))
     found = []
     boxes = jax.tree.leaves(plan.boxed, is_leaf=lambda x: hasattr(x, 'names'))
     for leaf, box in zip(jax.tree.leaves(plan.abstract.params), boxes, strict=True):
+        stacked = box.names[:1] == ('layers',)
+        # Of a pipeline's stages each has its own layers, and of all else its own rows.
+        batch = [a for a in plan.sharding.axes_of('batch') if not stacked or a != 'pipeline']
         axes = {a for entry in leaf.sharding.spec for a in _names(entry)}
-        others = math.prod(mesh[a] for a in axes - set(batch))
-        layers = leaf.shape[0] if box.names[:1] == ('layers',) else 1
+        others = math.prod(mesh[a] for a in axes - {*batch, 'pipeline'})
+        layers = leaf.shape[0] if stacked else 1
         split = tuple(a for a in batch if a in axes)
         whole = tuple(a for a in batch if a not in axes)
-        found.append((split, whole, math.prod(leaf.shape) / layers / others, layers))
+        numbers = math.prod(leaf.shape) / layers / others
+        ticks = stages.ticks // stages.repeats if stages and stacked else 1
+        own = layers // mesh['pipeline'] if stacked else 1
+        found.append((split, whole, numbers, own, ticks))
     return found
 
 
@@ -203,6 +212,12 @@ def _tokens(plan: Outline) -> float:
     """Of a device in a microbatch, inside of branches."""
     ways = plan.sharding.batch_ways * plan.sharding.ways('inner_length')
     return plan.tokens_per_step / ways / plan.config.accumulate
+
+
+def _ticks(plan: Outline) -> float:
+    """How long the layers run, over how long they would if no stage of a pipeline idled."""
+    stages = check_stages(plan.config, plan.sharding)
+    return stages.ticks / stages.turns if stages else 1.0
 
 
 def _names(entry: Any) -> tuple[str, ...]:
@@ -221,11 +236,19 @@ def _collectives(plan: Outline) -> list[Collective]:
             each = sent(kind, size, ways)
             found.append(Collective(kind, axes, ways, each, times, overlaps))
 
-    for split, whole, numbers, layers in _weights(plan):
+    for split, whole, numbers, layers, ticks in _weights(plan):
         times = layers * config.accumulate
-        add('all-gather', split, 2 * numbers, 2 * times, True)
-        add('reduce-scatter', split, 2 * numbers, times, True)
+        add('all-gather', split, 2 * numbers, 2 * times * ticks, True)
+        add('reduce-scatter', split, 2 * numbers, times * ticks, True)
         add('all-reduce', whole, 2 * numbers / math.prod(mesh[a] for a in split), times, True)
+    stages = check_stages(config, plan.sharding)
+    if stages:
+        # A microbatch enters, moves on and leaves, and so does its gradient.
+        rows = plan.tokens_per_step / plan.sharding.batch_ways / config.accumulate
+        size = 2 * rows * config.model.width * stages.stages / stages.microbatches
+        size /= plan.sharding.ways('length')
+        moves = 6 * stages.ticks * config.accumulate
+        found.append(Collective('collective-permute', ('pipeline',), 2, size, moves, False))
     again = parse(config.model.remat).name in ('full', 'save', 'offload')
     layers, tokens = config.model.depth * config.accumulate, _tokens(plan)
     if mesh['tensor'] > 1:

@@ -10,6 +10,10 @@ import numpy as np
 
 from bigmodel.planning.program import Computation, Instruction, Program
 
+_MESH = re.compile(
+    r'replica_groups=mesh\[([^\]]*)\]'
+    r'(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}'
+)
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
 
@@ -101,27 +105,36 @@ def _group(attributes: str, count: int, sizes: tuple[int, ...]) -> list[int]:
     pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', attributes)
     if pairs:
         return [int(pairs[1]), int(pairs[2])]
-    named = re.search(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}', attributes)
+    named = _MESH.search(attributes)
     if named:
-        return _of_mesh(named[1], named[2])
+        return _of_mesh(named[1], _ids(named[2], named[3]), named[4])
     listed = re.search(r'replica_groups=\{\{([\d,]+)\}', attributes)
     if listed:
         return [int(n) for n in listed[1].split(',')]
     iota = re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', attributes)
     if iota:
-        dims = [int(n) for n in iota[2].split(',')]
-        grid = np.arange(math.prod(dims)).reshape(dims)
-        if iota[3]:
-            grid = grid.transpose([int(n) for n in iota[3].split(',')])
-        return grid.reshape([int(n) for n in iota[1].split(',')])[0].tolist()
+        shape = [int(n) for n in iota[1].split(',')]
+        return _ids(iota[2], iota[3]).reshape(shape)[0].tolist()
     return list(range(count))
 
 
-def _of_mesh(axes: str, chosen: str) -> list[int]:
-    """Of `'axis_0'=4,'axis_1'=2` and `'axis_1'`, which may have a part: `'axis_0':(1)2`."""
+def _ids(dims: str | None, order: str | None) -> np.ndarray | None:
+    """Of `[4,2]T(1,0)`: chips counted along these dims, which then change places."""
+    if dims is None:
+        return None
+    sizes = [int(n) for n in dims.split(',')]
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    return ids.transpose([int(n) for n in order.split(',')]) if order else ids
+
+
+def _of_mesh(axes: str, ids: np.ndarray | None, chosen: str) -> list[int]:
+    """Of `'axis_0'=4,'axis_1'=2` and `'axis_1'`, which may have a part: `'axis_0':(1)2`; `ids` are
+    the chips, where they are not in order.
+    """
     sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes)}
     names = list(sizes)
-    grid = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+    ids = np.arange(math.prod(sizes.values())) if ids is None else ids
+    grid = ids.reshape(tuple(sizes.values()))
     ranges = {name: [0] for name in names}
     for name, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", chosen):
         whole = sizes[name]

@@ -4,6 +4,7 @@ from bigmodel.planning.costs import Costs
 from bigmodel.planning.estimate import Estimate, by_kind_and_axis
 from bigmodel.planning.topology import Topology
 from bigmodel.quantities import COUNTS, short
+from bigmodel.training.fit import check_stages
 from bigmodel.training.setup import Outline
 
 GIB = 2**30
@@ -21,6 +22,7 @@ def report(plan: Outline, topology: Topology, costs: Costs, found: Estimate) -> 
 
 def _what(plan: Outline, topology: Topology, costs: Costs) -> list[str]:
     config, mesh = plan.config, plan.sharding.mesh.shape
+    stages = check_stages(config, plan.sharding)
     axes = ', '.join(f'{a}={n}' for a, n in mesh.items() if n > 1) or 'one device'
     how = (
         f'compiled in {costs.compile_seconds:.0f} s'
@@ -33,7 +35,8 @@ def _what(plan: Outline, topology: Topology, costs: Costs) -> list[str]:
         f'parameters   {short(plan.sizes.num_params, COUNTS)}; kernel {plan.kernel}, '
         f'remat {config.model.remat}, {config.optimizer.name}',
         f'batch        {config.data.batch_size:,} rows of {config.data.seq_len:,} = '
-        f'{short(plan.tokens_per_step, COUNTS)} tokens, {config.accumulate} microbatches',
+        f'{short(plan.tokens_per_step, COUNTS)} tokens, {config.accumulate} microbatches'
+        + (f', each a pipeline of {stages}' if stages else ''),
     ]
 
 

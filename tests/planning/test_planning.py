@@ -95,6 +95,7 @@ def tiny(**model: object) -> object:
         ('none', 'fsdp=8', 'fsdp', 'blockwise'),
         ('full', 'fsdp=8', 'fsdp', 'blockwise'),
         ('none', 'fsdp=2,context=2,tensor=2', 'fsdp_context_sequence', 'ring'),
+        ('full', 'pipeline=2,fsdp=4', 'pipeline_zero1', 'blockwise'),
     ],
 )
 def test_the_modelled_memory_is_near_that_of_the_executable(
@@ -102,7 +103,7 @@ def test_the_modelled_memory_is_near_that_of_the_executable(
 ) -> None:
     """Parameters and optimizer state exactly; all memory to 35 %: XLA reuses and copies buffers."""
     topology = parse_topology('h100:8x1')
-    config = tiny(remat=remat, kernel=kernel, dtype='float32')
+    config = tiny(remat=remat, kernel=kernel, dtype='float32', depth=8)
     config.sharding.mesh, config.sharding.rules = mesh, rules
     config = prepared(config, topology)
     plan = outline(config, chips=jax.devices())
