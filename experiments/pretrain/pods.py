@@ -2,9 +2,10 @@
 
     python launch.py plan --config=experiments/pretrain/pods.py:llama3-8b --topology=v5e:16x16
 
-The batch is a row a chip of the pod that the size is planned for; rates are those of Grattafiori et
-al. 2024, table 4. Planned, not trained: the README's section on planning has what came out. No pod
-was found yet that 405B fits.
+The batch is a row a chip of the pod that the size is planned for, for 405B half a row a chip of
+v5p:8x16x16: what is kept between layers is split eight ways by `sequence`, where with `tensor` each
+chip has it whole. Rates are those of Grattafiori et al. 2024, table 4. Planned, not trained: "Scale" in
+experiments/README.md has what came out.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from experiments import defaults
 SIZES = {
     'llama3-8b': (8192, 256, 'fsdp=-1', 'fsdp'),
     'llama3-70b': (8192, 256, 'fsdp=-1', 'fsdp'),
-    'llama3-405b': (8192, 512, 'fsdp=-1,tensor=8', 'fsdp_tensor'),
+    'llama3-405b': (8192, 1024, 'fsdp=-1,tensor=8', 'fsdp_sequence'),
     'llama2-70b': (4096, 1024, 'fsdp=-1', 'fsdp'),
     'deepseek-moe-16b': (4096, 256, 'fsdp=-1', 'fsdp'),
 }
