@@ -11,6 +11,8 @@ from bigmodel.errors import UserError
 if TYPE_CHECKING:  # it imports JAX
     from bigmodel.planning.topology import Topology
 
+COMPILED = 3  # of a search at most
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `plan`."""
@@ -53,13 +55,21 @@ def _plan(config: ConfigDict, topology: 'Topology', args: argparse.Namespace) ->
 
 
 def _search(config: ConfigDict, topology: 'Topology', args: argparse.Namespace) -> int:
-    """Ranks by the model; the best one is compiled, where that can be done."""
+    """Ranks by the model; the best ones are compiled until one fits, where that can be done."""
     from bigmodel.planning.search import search, table
 
     found, _ = search(config, topology)
     print('\n'.join(table(found)), flush=True)
-    print()
-    return _plan(found[0].plan.config, topology, args)
+    for each in found[:COMPILED]:
+        print()
+        try:
+            code = _plan(each.plan.config, topology, args)
+        except UserError as e:
+            code = 1
+            print(f'{each.plan.config.sharding.mesh}: {e}')
+        if not code:
+            return 0
+    return 1
 
 
 def _plan_sweep(args: argparse.Namespace, topology: 'Topology') -> int:

@@ -189,13 +189,13 @@ def _weights(plan: Outline) -> list[tuple[tuple[str, ...], tuple[str, ...], floa
     """
     mesh = plan.sharding.mesh.shape
     sharding, stages = plan.sharding, check_stages(plan.config, plan.sharding)
-    batch = (*sharding.mesh_axes('batch'), *sharding.mesh_axes('inner_length'))
+    rows = (*sharding.mesh_axes('batch'), *sharding.mesh_axes('inner_length'))
     found = []
     boxes = jax.tree.leaves(plan.boxed, is_leaf=lambda x: hasattr(x, 'names'))
     for leaf, box in zip(jax.tree.leaves(plan.abstract.params), boxes, strict=True):
         stacked = box.names[:1] == ('layers',)
         # Of a pipeline's stages each has its own layers, and of all else its own rows.
-        batch = [a for a in plan.sharding.axes_of('batch') if not stacked or a != 'pipeline']
+        batch = [a for a in rows if not stacked or a != 'pipeline']
         axes = {a for entry in leaf.sharding.spec for a in _names(entry)}
         others = math.prod(mesh[a] for a in axes - {*batch, 'pipeline'})
         layers = leaf.shape[0] if stacked else 1

@@ -25,7 +25,7 @@ def candidates(config: ConfigDict, topology: Topology) -> Iterator[ConfigDict]:
         if topology.num_devices % tensor or not rows:
             continue
         mesh = f'fsdp={ways}' if tensor == 1 else f'fsdp={ways},tensor={tensor}'
-        rules = 'fsdp' if tensor == 1 else 'fsdp_tensor'
+        rules = 'fsdp' if tensor == 1 else 'fsdp_sequence'
         tried = config.copy_and_resolve_references()
         tried.num_steps = max(1, round(config.num_steps * config.data.batch_size / rows))
         tried.data.batch_size, tried.model.remat = rows, remat

@@ -1,5 +1,7 @@
 """The bytes that an instruction reads from and writes to a chip's main memory."""
 
+import re
+
 from bigmodel.planning.program import Computation, Instruction, Program, Shape
 
 # What moves nothing by itself: names, views, and what other instructions stand for.
@@ -22,6 +24,7 @@ _FREE = {
     'async-update',
 }
 _SLICES = ('dynamic-slice', 'slice', 'gather')
+_ALIASED = re.compile(r'\{(\d+)\}: \((\d+), \{')
 
 
 def bytes_of(program: Program, where: Computation, instruction: Instruction) -> int:
@@ -52,8 +55,10 @@ def _fused(inner: Computation, fusion: Instruction, operands: list[tuple[Shape, 
     for i in inner.instructions.values():
         for name in i.operands:
             users.setdefault(name, []).append(i)
-    read = 0
+    read, passed = 0, {operand for _, operand in _in_flight(fusion)}
     for parameter in (i for i in inner.instructions.values() if i.opcode == 'parameter'):
+        if int(parameter.text) in passed:
+            continue
         given = operands[int(parameter.text)]
         uses = users.get(parameter.name, [])
         if uses and all(_is_part(use, parameter.name) for use in uses):
@@ -66,12 +71,15 @@ def _fused(inner: Computation, fusion: Instruction, operands: list[tuple[Shape, 
 
 def _written(inner: Computation, fusion: Instruction) -> int:
     """An update in place writes as much as the update has."""
+    passed = {output for output, _ in _in_flight(fusion)}
     root = inner.root
     results = [inner.instructions[n] for n in root.operands] if root.opcode == 'tuple' else [root]
     if len(results) != len(fusion.shapes):
-        return _in_memory(fusion.shapes)
+        return _in_memory(tuple(s for i, s in enumerate(fusion.shapes) if i not in passed))
     total = 0
-    for made, shape in zip(results, fusion.shapes, strict=True):
+    for i, (made, shape) in enumerate(zip(results, fusion.shapes, strict=True)):
+        if i in passed:
+            continue
         while made.opcode in ('bitcast', 'copy', 'convert') and made.operands:
             made = inner.instructions[made.operands[0]]
         if made.opcode == 'parameter':
@@ -80,6 +88,16 @@ def _written(inner: Computation, fusion: Instruction) -> int:
         size = _part(inner, made) if update else _in_memory((shape,))
         total += size if shape.in_memory else 0
     return total
+
+
+def _in_flight(fusion: Instruction) -> list[tuple[int, int]]:
+    """Results and operands of a fusion that carry a collective on while something is computed: it
+    moves a piece of them, which counts as the collective's.
+    """
+    if not fusion.called['calls'].startswith('async_collective'):
+        return []
+    text = fusion.attributes.partition('output_to_operand_aliasing=')[2].partition('}}')[0]
+    return [(int(output), int(operand)) for output, operand in _ALIASED.findall(text)]
 
 
 def _is_part(use: Instruction, name: str) -> bool:

@@ -2,10 +2,11 @@
 
     python launch.py plan --config=experiments/pretrain/pods.py:llama3-8b --topology=v5e:16x16
 
-The batch is a row a chip of the pod that the size is planned for; rates are those of Grattafiori et
-al. 2024, table 4. Planned, not trained: the README's section on planning has what came out. No pod
-was found yet that 405B fits. The head has all logits at once, which is fastest where they fit; with
-`--config.model.head='lm(tied=False, chunk=1024)'` larger batches do.
+The batch is a row a chip of the pod that the size is planned for, of 405B half a row a chip of
+v5p:8x16x16: `sequence` splits what is kept between layers, `tensor` alone has it whole on each chip.
+Rates are those of Grattafiori et al. 2024, table 4. Planned, not trained: "Scale" in
+experiments/README.md has what came out. The head has all logits at once, which is fastest where
+they fit; with `--config.model.head='lm(tied=False, chunk=1024)'` larger batches do.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ from experiments import defaults
 SIZES = {
     'llama3-8b': (8192, 256, 'fsdp=-1', 'fsdp'),
     'llama3-70b': (8192, 256, 'fsdp=-1', 'fsdp'),
-    'llama3-405b': (8192, 512, 'fsdp=-1,tensor=8', 'fsdp_tensor'),
+    'llama3-405b': (8192, 1024, 'fsdp=-1,tensor=8', 'fsdp_sequence'),
     'llama2-70b': (4096, 1024, 'fsdp=-1', 'fsdp'),
     'deepseek-moe-16b': (4096, 256, 'fsdp=-1', 'fsdp'),
 }

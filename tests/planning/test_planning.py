@@ -80,6 +80,25 @@ window={size=8 pad=7_7 rhs_reversal=1}, dim_labels=bf0_0io->b0f
     assert flops_of(program, computation, computation.root) == 2 * 64 * 8 * 16 * 12
 
 
+def test_a_tpus_product_of_groups_counts_each_row_once() -> None:
+    """For 4 groups of 64 rows together: the product, and the gradient of the matrices."""
+    program = read_program("""HloModule m
+
+ENTRY %main (s: s32[5], x: bf16[64,16], w: bf16[4,16,12], y: bf16[64,12]) -> bf16[4,16,12] {
+  %s = s32[5]{0} parameter(0)
+  %x = bf16[64,16]{1,0} parameter(1)
+  %w = bf16[4,16,12]{2,1,0} parameter(2)
+  %y = bf16[64,12]{1,0} parameter(3)
+  %ragged-dot-none.1 = bf16[64,12]{1,0} custom-call(%s, %x, %w), \
+custom_call_target="tpu_custom_call"
+  ROOT %ragged-dot-none = bf16[4,16,12]{2,1,0} custom-call(%s, %x, %y), \
+custom_call_target="tpu_custom_call"
+}
+""")
+    flops = sum(flops_of(program, c, i) * n for c, i, n in program.executed())
+    assert flops == 2 * (2 * 64 * 16 * 12)
+
+
 def tiny(**model: object) -> object:
     config = defaults.get_config()
     config.model.update({**SHAPE, 'width': 64, 'depth': 9, 'vocab_size': 256, 'size': 'tiny'})
