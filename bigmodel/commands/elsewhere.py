@@ -3,13 +3,16 @@
 import argparse
 import sys
 
+from bigmodel.commands.open_run import DEFAULT_CONFIG, config_path
 from bigmodel.errors import UserError, unknown
-from bigmodel.launching.google import Gke, TpuVm
+from bigmodel.launching.code import check_committed, sent_config
+from bigmodel.launching.gke import Gke
 from bigmodel.launching.slurm import Slurm
 from bigmodel.launching.ssh import Ssh
+from bigmodel.launching.tpu_vm import TpuVm
 
 LAUNCHERS = {'tpu_vm': TpuVm, 'gke': Gke, 'slurm': Slurm, 'ssh': Ssh}
-OWN = ('--launcher', '--pod', '--dry_run')
+OWN = ('--launcher', '--pod', '--dry_run', '--config')  # which is given as it is there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +29,10 @@ def launch(args: argparse.Namespace) -> int:
         raise unknown('--launcher', args.launcher, (*LAUNCHERS, 'local'))
     if args.dry_run not in ('true', 'false'):
         raise UserError(f'--dry_run={args.dry_run}: write true or false')
-    launcher = LAUNCHERS[args.launcher](args.pod, _train())
+    config = sent_config(config_path(args.config or DEFAULT_CONFIG))
+    launcher = LAUNCHERS[args.launcher](args.pod, [f'--config={config}', *_train()])
     if args.dry_run == 'false':
+        check_committed()
         return launcher.run()
     print(*launcher.commands(), sep='\n')
     print('# --dry_run=false runs this')

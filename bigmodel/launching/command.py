@@ -1,16 +1,18 @@
 """Commands of other programs: shown, or run with what to do where one is missing."""
 
+import contextlib
 import dataclasses
-import pathlib
 import shlex
 import shutil
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from bigmodel import config as config_lib
 from bigmodel.errors import UserError, nearest
 
-ROOT = pathlib.Path(__file__).parents[2]
 INSTALL = {
     'gcloud': 'install https://cloud.google.com/sdk/docs/install, then run: gcloud auth login',
     'xpk': 'run: pip install xpk (in an environment of its own), then: gcloud auth login',
@@ -18,6 +20,7 @@ INSTALL = {
     'ssh': 'install OpenSSH',
     'git': 'install git',
 }
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)  # besides Ctrl-C
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +38,16 @@ class Command:
         print(self, flush=True)
         return subprocess.run(self.words, check=False).returncode
 
+    def follow(self, more: Sequence[str]) -> None:
+        """Runs it with more words, and no complaint where it fails."""
+        subprocess.run((*self.words, *more), check=False, stderr=subprocess.DEVNULL)
+
     def must(self) -> None:
         """Runs it; raises UserError where it fails."""
-        code = self.run()
+        self.check(self.run())
+
+    def check(self, code: int) -> None:
+        """Raises UserError where it ended with a code other than 0."""
         if code:
             raise UserError(
                 f'{self.why}: {self.words[0]} ended with exit code {code}; its message is above '
@@ -48,6 +58,63 @@ class Command:
         """What it prints; '' where it fails."""
         done = subprocess.run(self.words, check=False, capture_output=True, text=True)
         return '' if done.returncode else done.stdout.strip()
+
+    def finish(self) -> bool:
+        """Runs it to its end, whatever signals come; whether it went well. Where not, what it was
+        to remove is still there, and that is said.
+        """
+        with _deaf():
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(self, flush=True)
+            code = subprocess.run(self.words, check=False, start_new_session=True).returncode
+            if code:
+                with contextlib.suppress(OSError):
+                    by_hand = shlex.join(self.words)
+                    print(f'NOT done: {self.why}. Run it by hand: {by_hand}', file=sys.stderr)
+        return not code
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within this context what ends a process is a KeyboardInterrupt, so that it tears down first:
+    also a terminal that closes.
+    """
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    heard = (s for s in ENDINGS if signal.getsignal(s) != signal.SIG_IGN)  # nohup ignores one
+    with _handling(dict.fromkeys(heard, interrupt)):
+        yield
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    with _handling(dict.fromkeys((signal.SIGINT, *ENDINGS), signal.SIG_IGN)):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    old = {s: signal.signal(s, handler) for s, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+def all_must(commands: Sequence[Command]) -> None:
+    """Runs them at once; raises UserError where one fails."""
+    print(*commands, sep='\n', flush=True)
+    running = [subprocess.Popen(c.words, stdin=subprocess.DEVNULL) for c in commands]
+    try:
+        codes = [process.wait() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for command, code in zip(commands, codes, strict=True):
+        command.check(code)
 
 
 def require(*programs: str) -> None:
@@ -71,37 +138,8 @@ def read(text: str, flag: str, defaults: Mapping[str, str | None]) -> dict[str, 
     return {key: value or '' for key, value in defaults.items()} | given
 
 
-def check_committed() -> None:
-    """Raises UserError where files of the code differ from their commit, which is what is sent."""
-    words = ('git', '-C', str(ROOT), 'status', '--porcelain', '--untracked-files=no')
-    if Command('', words).answer():
-        raise UserError('the code differs from its commit, which is what is sent; commit it first')
-
-
-def commit() -> str:
-    """The commit of this code."""
-    require('git')
-    found = Command('', ('git', '-C', str(ROOT), 'rev-parse', 'HEAD')).answer()
-    if not found:
-        raise UserError(f'{ROOT.name}/ is no git checkout, so there is no state of it to send')
-    return found
-
-
-def archive(of: str, to: str) -> Command:
-    """Packs the code of a commit."""
-    words = ('git', '-C', str(ROOT), 'archive', '--format=tar.gz', f'--output={to}', of)
-    return Command('pack the code of this commit', words)
-
-
-def unpack(folder: str, requirement: str) -> str:
-    """A shell line, for each host: the code into `folder`, the packages into a venv beside it."""
-    return (
-        f'mkdir -p {folder} && tar xzf bigmodel.tar.gz -C {folder} && cd {folder} && '
-        f'python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt {requirement}'
-    ).strip()
-
-
-def start(folder: str, python: str, train: Sequence[str], before: str = '') -> str:
-    """A shell line, for each host, that trains; `before` is a line of the user's."""
-    line = f'cd {folder} && exec {python} {shlex.join(("launch.py", "train", *train))}'
-    return f'{before} && {line}' if before else line
+def number(options: Mapping[str, str], key: str, flag: str) -> int:
+    """A whole number among `options`."""
+    if not options[key].isdecimal():
+        raise UserError(f'{flag}: {key}={options[key]} must be a whole number')
+    return int(options[key])

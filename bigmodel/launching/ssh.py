@@ -1,77 +1,118 @@
 """The launcher `ssh`: machines that this one reaches, one process each."""
 
-import os
+import contextlib
+import shlex
 import subprocess
-import tempfile
+import time
 from collections.abc import Sequence
 
 from bigmodel.errors import UserError
-from bigmodel.launching.command import (
-    Command,
-    archive,
-    check_committed,
-    commit,
-    read,
-    require,
-    start,
-    unpack,
-)
+from bigmodel.launching.code import ROOT, commit, install, name, start
+from bigmodel.launching.command import Command, all_must, interruptible, number, read, require
 
 SSH = {
     'hosts': None,  # a,b,c: the first one is that of the coordinator
+    'address': '',  # by which the others reach the first; '': as in `hosts`
     'port': '8476',
     'folder': 'bigmodel',  # of the code, on each host
     'python': '',  # one with the packages; '': a venv is made
     'before': '',
     'requirement': '',  # jax[cuda13]
 }
+GRACE = 60.0  # seconds that hosts have to save and stop
+PATIENCE = 100.0  # seconds in which hosts see by themselves that another has ended
 
 
 class Ssh:
     """The same command on every host, with the number of each."""
 
     def __init__(self, text: str, train: Sequence[str]) -> None:
-        self._o, self._train = read(text, '--pod', SSH), train
+        self._o, self._train, self._code = read(text, '--pod', SSH), train, commit()
         self._hosts = [host for host in self._o['hosts'].split(',') if host]
-        self._bundle = os.path.join(tempfile.gettempdir(), 'bigmodel.tar.gz')
+        number(self._o, 'port', '--pod')
 
     def commands(self) -> list[Command]:
-        """What is run: the first to send and install, the last ones, of each host, at once."""
-        o = self._o
-        sent = [archive(commit(), self._bundle)]
-        line = unpack(o['folder'], o['requirement'])
-        if o['python']:
-            line = f'mkdir -p {o["folder"]} && tar xzf bigmodel.tar.gz -C {o["folder"]}'
-        for host in dict.fromkeys(self._hosts):
-            copy = f'ssh {host} "cat > bigmodel.tar.gz" < {self._bundle}'
-            sent.append(Command(f'send the code to {host}', ('sh', '-c', copy)))
-            sent.append(Command(f'install on {host}', ('ssh', host, line)))
-        return sent + self._starts()
+        """What is run: each group at once on all hosts."""
+        return [*self._sends(), *self._installs(), *self._starts()]
+
+    def _sends(self) -> list[Command]:
+        folder = f'{self._o["folder"]}/{name(self._code)}'
+        pack = shlex.join(('git', '-C', str(ROOT), 'archive', '--format=tar.gz', self._code))
+        take = f'mkdir -p {folder} && tar xzf - -C {folder}'
+        return [
+            Command(f'send the code to {host}', ('sh', '-c', f'{pack} | {_ssh(host, take)}'))
+            for host in dict.fromkeys(self._hosts)
+        ]
+
+    def _installs(self) -> list[Command]:
+        if self._o['python']:
+            return []
+        line = install(self._o['folder'], self._code, self._o['requirement'])
+        hosts = dict.fromkeys(self._hosts)
+        return [Command(f'install on {host}', ('ssh', host, line)) for host in hosts]
 
     def _starts(self) -> list[Command]:
-        address = self._hosts[0].rpartition('@')[2]
+        address = self._o['address'] or self._hosts[0].rpartition('@')[2]
         flags = [f'--coordinator={address}:{self._o["port"]}', f'--num_hosts={len(self._hosts)}']
         python = self._o['python'] or '.venv/bin/python'
         found = []
         for i, host in enumerate(self._hosts):
             train = [*self._train, *flags, f'--host={i}']
-            line = start(self._o['folder'], python, train, self._o['before'])
-            # With a terminal the process on the host ends when this one does.
+            line = start(self._o['folder'], self._code, python, train, self._o['before'])
+            # With a terminal the process on the host has our Ctrl-C, and ends when we are gone.
             found.append(Command(f'start host {i}', ('ssh', '-tt', host, line)))
         return found
 
     def run(self) -> int:
         """Sends, installs, starts all hosts and shows what the first says; returns an exit code."""
         require('ssh', 'git')
-        check_committed()
-        commands = self.commands()
-        starts = commands[-len(self._hosts) :]
-        for command in commands[: -len(self._hosts)]:
-            command.must()
-        print(*starts, sep='\n', flush=True)
-        running = [subprocess.Popen(c.words, stdin=subprocess.DEVNULL) for c in starts]
+        with interruptible():
+            all_must(self._sends())
+            all_must(self._installs())
+            starts = self._starts()
+            print(*starts, sep='\n', flush=True)
+            # A session of their own: a Ctrl-C goes through us.
+            running = [
+                subprocess.Popen(c.words, stdin=subprocess.PIPE, start_new_session=True)
+                for c in starts
+            ]
+            try:
+                _wait(running)
+            except KeyboardInterrupt:
+                _stop(running)
+                raise
+            finally:
+                for process in running:
+                    process.kill()
         codes = [process.wait() for process in running]
         if any(codes):
             bad = ', '.join(f'{h}: {c}' for h, c in zip(self._hosts, codes, strict=True) if c)
             raise UserError(f'hosts ended with exit codes {bad}; the same command resumes')
         return 0
+
+
+def _ssh(host: str, line: str) -> str:
+    return shlex.join(('ssh', host, line))
+
+
+def _wait(running: Sequence[subprocess.Popen]) -> None:
+    """Until all have ended, or one has ended badly and the others not by themselves after it."""
+    until = float('inf')
+    while any(p.poll() is None for p in running) and time.monotonic() < until:
+        if any(p.returncode for p in running):
+            until = min(until, time.monotonic() + PATIENCE)
+        time.sleep(0.2)
+    if any(p.poll() is None for p in running):
+        print('a host has ended badly; the others are stopped', flush=True)
+        _stop(running)
+
+
+def _stop(running: Sequence[subprocess.Popen]) -> None:
+    """Ctrl-C for the processes on the hosts, which save what they do."""
+    for process in running:
+        with contextlib.suppress(OSError):  # it has ended
+            process.stdin.write(b'\x03')
+            process.stdin.flush()
+    until = time.monotonic() + GRACE
+    while any(p.poll() is None for p in running) and time.monotonic() < until:
+        time.sleep(0.2)

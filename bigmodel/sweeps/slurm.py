@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -103,9 +104,9 @@ def options(text: str, flag: str = '--slurm', more: Sequence[str] = ()) -> dict[
     return given
 
 
-def executor(folder: pathlib.Path, given: dict[str, Any]) -> Any:
-    """Of submitit, which writes its scripts and logs to `folder`; raises UserError where submitit
-    or SLURM is missing.
+def executor(folder: pathlib.Path, given: dict[str, Any], code: pathlib.Path = ROOT) -> Any:
+    """Of submitit, which writes its scripts and logs to `folder` and runs the checkout `code`;
+    raises UserError where submitit or SLURM is missing.
     """
     try:
         import submitit
@@ -115,10 +116,12 @@ def executor(folder: pathlib.Path, given: dict[str, Any]) -> Any:
         found = submitit.SlurmExecutor(folder, max_num_timeout=TIMES)
     except RuntimeError as e:  # no srun
         raise UserError(
-            '--launcher=slurm: this machine has no SLURM (srun is not there); start the sweep on a '
-            'login node, or give each worker its share by hand: --worker=I/N'
+            '--launcher=slurm: this machine has no SLURM (srun is not there); start this on a '
+            'login node, or give each worker of a sweep its share by hand: --worker=I/N'
         ) from e
-    found.update_parameters(setup=[f'export PYTHONPATH={ROOT}:$PYTHONPATH'], **given)
+    found.update_parameters(
+        setup=[f'export PYTHONPATH={shlex.quote(str(code))}:$PYTHONPATH'], **given
+    )
     return found
 
 

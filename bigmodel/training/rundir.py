@@ -175,7 +175,10 @@ def _companions(setup: Setup) -> dict[str, str]:
 
 def _git_state() -> dict[str, Any]:
     """The commit of the code and whether files differ from it; empty outside a checkout."""
-    root = pathlib.Path(__file__).parent
+    root = pathlib.Path(__file__).parents[1]
+    packed = (root / 'commit.txt').read_text().strip()
+    if not packed.startswith('$'):  # `git archive` has put its commit there
+        return {'commit': packed, 'dirty': False}
 
     def git(*args: str) -> str:
         done = subprocess.run(

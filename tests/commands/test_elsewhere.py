@@ -3,18 +3,22 @@
 import json
 import os
 import pathlib
-import re
+import shlex
+import signal
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
+from bigmodel.commands import elsewhere
 from bigmodel.commands.main import main
-from bigmodel.launching import command, google
+from bigmodel.launching import code, command, gke, tpu_vm
 from tests.commands.conftest import base
 
 TPU = '--pod=name=n zone=z type=v5litepod-256 version=v2 spot=1'
+CARD = '--config=experiments/quickstart.py'
 RECORD = (
     '#!{python}\nimport json, os, sys\nopen({log!r}, "a").write(json.dumps(sys.argv) + "\\n")\n'
 )
@@ -26,9 +30,9 @@ def stand_in(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     folder, log = tmp_path / 'bin', str(tmp_path / 'calls')
     folder.mkdir()
     monkeypatch.setenv('PATH', f'{folder}:{os.environ["PATH"]}')
-    monkeypatch.setattr(command, 'check_committed', lambda: None)
-    monkeypatch.setattr(google, 'check_committed', lambda: None)
-    monkeypatch.setattr(google, 'POLL', 0.01)
+    monkeypatch.setattr(elsewhere, 'check_committed', lambda: None)
+    monkeypatch.setattr(tpu_vm, 'POLL', 0.01)
+    monkeypatch.setattr(gke, 'POLL', 0.01)
 
     def add(name: str, code: str = '') -> Callable[[], list[list[str]]]:
         file = folder / name
@@ -53,7 +57,7 @@ def test_by_default_commands_are_shown_and_nothing_runs(stand_in, monkeypatch, t
     assert train(monkeypatch, '--launcher=tpu_vm', TPU, '--config.num_steps=5') == 0
     out = capsys.readouterr().out
     assert 'queued-resources create n --node-id=n --zone=z' in out and '--spot' in out
-    assert 'launch.py train --config.num_steps=5' in out and '--launcher' not in out
+    assert f'launch.py train {CARD} --config.num_steps=5' in out and '--launcher' not in out
     assert not (tmp_path / 'calls').exists()
 
 
@@ -62,7 +66,9 @@ def test_a_slice_is_made_used_and_torn_down(stand_in, monkeypatch):
     calls = stand_in('gcloud', STATES.format(states=['WAITING_FOR_RESOURCES', 'ACTIVE'], fail=0))
     assert train(monkeypatch, '--launcher', 'tpu_vm', TPU, '--dry_run=false') == 0
     assert verbs(calls()) == ['create', 'describe', 'describe', 'scp', 'ssh', 'ssh', 'delete']
-    assert calls()[-2][-1] == 'cd bigmodel && exec .venv/bin/python launch.py train'
+    folder = code.name(code.commit())
+    line = f'cd bigmodel && exec .venv/bin/python {folder}/launch.py train {CARD}'
+    assert calls()[-2][-1] == line
     assert '--worker=all' in calls()[-2]
 
 
@@ -101,33 +107,89 @@ def test_a_slice_that_cannot_be_made_is_said(stand_in, monkeypatch, capsys):
     assert 'cannot be made' in capsys.readouterr().err
 
 
+def test_a_slice_that_nobody_can_see_is_given_up(stand_in, monkeypatch, capsys):
+    calls = stand_in('gcloud', "sys.exit('describe' in sys.argv)")
+    assert train(monkeypatch, '--launcher=tpu_vm', TPU, '--dry_run=false') == 2
+    assert verbs(calls())[-1] == 'delete'
+    assert 'or not be seen' in capsys.readouterr().err
+
+
+def test_a_slice_that_is_not_removed_is_said(stand_in, monkeypatch, capsys):
+    states = STATES.format(states=['ACTIVE'], fail=0)
+    stand_in('gcloud', f"{states}\nsys.exit('delete' in sys.argv)")
+    assert train(monkeypatch, '--launcher=tpu_vm', TPU, '--dry_run=false') == 1
+    assert 'NOT done: tear down. Run it by hand: gcloud' in capsys.readouterr().err
+
+
+def test_a_slice_that_is_kept_is_found_again(stand_in, monkeypatch, capsys):
+    calls = stand_in('gcloud', STATES.format(states=['ACTIVE'], fail=0))
+    assert train(monkeypatch, '--launcher=tpu_vm', f'{TPU} keep=1', '--dry_run=false') == 0
+    assert verbs(calls()) == ['describe', 'describe', 'scp', 'ssh', 'ssh']
+
+
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_tears_down_first(signum, stand_in, monkeypatch, capsys):
+    """Of the launcher, while the run goes on."""
+    states = STATES.format(states=['ACTIVE'], fail=0)
+    hang = f"import time\nif 'launch.py' in sys.argv[-1]: os.kill({os.getpid()}, {int(signum)})"
+    calls = stand_in('gcloud', f'{hang}; time.sleep(60)\n{states}')
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)  # CI may ignore it
+    try:
+        assert train(monkeypatch, '--launcher=tpu_vm', TPU, '--dry_run=false') == 130
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert verbs(calls())[-1] == 'delete'
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
 def test_without_credentials_the_fix_is_said(stand_in, monkeypatch, capsys):
     stand_in('gcloud', 'sys.exit(1)')
     assert train(monkeypatch, '--launcher=tpu_vm', TPU, '--dry_run=false') == 2
     assert 'gcloud auth login' in capsys.readouterr().err
 
 
-def test_a_workload_is_queued_followed_and_removed(stand_in, monkeypatch):
-    stand_in('kubectl')
-    calls = stand_in('xpk')
-    pod = '--pod=name=n cluster=c zone=z type=v5litepod-256 slices=2 retries=3'
-    assert train(monkeypatch, '--launcher=gke', pod, '--dry_run=false', '--config.seed=4') == 0
-    create, log, delete = calls()
-    (folder,) = (a.partition('=')[2] for a in create if a.startswith('--script-dir='))
-    assert (pathlib.Path(folder) / 'launch.py').exists()
+# Answers for the state of a workload: these, one a call.
+CONDITIONS = """
+if 'jobset' in sys.argv:
+    said = __file__ + '.said'
+    there = len(open(said).read()) if os.path.exists(said) else 0
+    open(said, 'a').write('.')
+    print('n', {states}[there])
+"""
+GKE = '--pod=name=n cluster=c zone=z type=v5litepod-256 slices=2 retries=3'
+
+
+def test_a_workload_is_queued_followed_also_after_a_restart_and_removed(stand_in, monkeypatch):
+    unpacked = """
+folder = next((a.partition('=')[2] for a in sys.argv if a.startswith('--script-dir=')), '')
+assert not folder or os.path.exists(folder + '/launch.py')
+"""
+    stand_in('kubectl', CONDITIONS.format(states=['', 'StartupPolicyCompleted', 'Completed']))
+    calls = stand_in('xpk', unpacked)
+    assert train(monkeypatch, '--launcher=gke', GKE, '--dry_run=false', '--config.seed=4') == 0
+    create, *asked, delete = calls()
     assert create[1:3] == ['workload', 'create'] and '--num-slices=2' in create
-    assert '--max-restarts=3' in create and 'launch.py train --config.seed=4' in create[-1]
-    assert log[1:3] == ['logs', '--follow'] and delete[1:3] == ['workload', 'delete']
+    assert '--max-restarts=3' in create and '--restart-on-exit-codes=75' in create
+    assert f'exec python launch.py train {CARD} --config.seed=4' in create[-1]
+    assert [call[2] for call in asked] == ['logs', 'get'] * 3
+    assert 'job-index=0' in asked[0][-1] and asked[2][-1].startswith('--since-time=')
+    assert delete[1:3] == ['workload', 'delete']
+
+
+def test_a_workload_that_fails_is_removed_and_said(stand_in, monkeypatch):
+    stand_in('kubectl', CONDITIONS.format(states=['Failed']))
+    calls = stand_in('xpk')
+    assert train(monkeypatch, '--launcher=gke', GKE, '--dry_run=false') == 1
+    assert calls()[-1][1:3] == ['workload', 'delete']
 
 
 def test_hosts_by_ssh_train_one_run(stand_in, monkeypatch, tmp_path):
     """A stand-in that runs what ssh would send: two processes, really trained."""
-    code = 'words = [w for w in sys.argv[1:] if w != "-tt"][1:]\n'
-    code += 'os.execvp("bash", ["bash", "-c", *words])\n'
+    remote = 'words = [w for w in sys.argv[1:] if w != "-tt"][1:]\n'
+    remote += 'os.execvp("bash", ["bash", "-c", *words])\n'
     monkeypatch.setenv('HOME', str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('bigmodel.launching.ssh.check_committed', lambda: None)
-    calls = stand_in('ssh', code)
+    calls = stand_in('ssh', remote)
     (tmp_path / 'words.txt').write_text('one two three four five six ' * 400)
     run = tmp_path / 'run'
     pod = f'--pod=hosts=localhost,localhost port={free_port()} python={sys.executable}'
@@ -138,7 +200,10 @@ def test_hosts_by_ssh_train_one_run(stand_in, monkeypatch, tmp_path):
     )
     assert json.loads((run / 'run.json').read_text())['hosts'] == 2
     assert json.loads((run / 'result.json').read_text())['steps'] == 2
-    assert (tmp_path / 'bigmodel' / 'launch.py').exists() and len(calls()) == 4
+    folder = code.name(code.commit())
+    assert (tmp_path / 'bigmodel' / folder / 'launch.py').exists() and len(calls()) == 3
+    git = json.loads((run / 'run.json').read_text())['git']
+    assert git == {'commit': code.commit(), 'dirty': False}
 
 
 def free_port() -> int:
@@ -149,9 +214,30 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_a_slurm_job_is_shown(monkeypatch, capsys):
-    assert train(monkeypatch, '--launcher=slurm', '--pod=nodes=2 time=30 gpus_per_node=8') == 0
-    assert re.search('sbatch --nodes=2 --time=30 --gpus-per-node=8', capsys.readouterr().out)
+def test_a_slurm_job_is_shown_and_runs_the_code_of_the_commit(monkeypatch, capsys):
+    pod = '--pod=nodes=2 time=30 gpus_per_node=8 signal_delay_s=60'
+    assert train(monkeypatch, '--launcher=slurm', pod, '--config.name=a b') == 0
+    line = capsys.readouterr().out.splitlines()[-2]
+    *flags, wrap = shlex.split(line)
+    assert flags == ['sbatch', '--nodes=2', '--time=30', '--gpus-per-node=8']
+    words = shlex.split(wrap.removeprefix('--wrap='))
+    folder = pathlib.Path('runs/slurm').resolve() / code.name(code.commit())
+    assert words[:4] == ['srun', 'python', f'{folder}/launch.py', 'train']
+    assert words[4:] == [f'--config={folder}/experiments/quickstart.py', '--config.name=a b']
+
+
+def test_what_a_shell_would_read_arrives_as_it_was_given(stand_in, monkeypatch, tmp_path):
+    """Through ssh, whose words another shell reads."""
+    stand_in('ssh', 'os.execvp("bash", ["bash", "-c", sys.argv[-1]])')
+    told = tmp_path / 'told'
+    (tmp_path / 'python').write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {told}\n')
+    (tmp_path / 'python').chmod(0o755)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    hard = ['--config.name=it\'s "a" $HOME; `ls` *', '--config.evals.validation.data=a\\ b']
+    pod = f'--pod=hosts=one python={tmp_path}/python'
+    assert train(monkeypatch, '--launcher=ssh', pod, '--dry_run=false', *hard) == 0
+    assert told.read_text().splitlines()[3:5] == hard
 
 
 @pytest.mark.parametrize(
@@ -162,6 +248,7 @@ def test_a_slurm_job_is_shown(monkeypatch, capsys):
         (['--launcher=tpu_vm', '--pod=nmae=x'], "Did you mean 'name'"),
         (['--launcher=ssh', '--pod=hosts=a', '--dry_run=no'], 'write true or false'),
         (['--launcher=slurm', '--pod=nodes=two time=3'], 'must be a whole number'),
+        (['--launcher=tpu_vm', f'{TPU} retries=often'], 'retries=often must be a whole number'),
     ],
 )
 def test_mistakes(argv, words, monkeypatch, capsys):
@@ -173,3 +260,39 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv('PATH', str(tmp_path))
     with pytest.raises(command.UserError, match='gcloud is not there; install https'):
         command.require('gcloud')
+
+
+@pytest.fixture
+def checkout(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    root = tmp_path / 'a checkout'
+    (root / 'experiments').mkdir(parents=True)
+    (root / 'experiments' / 'mine.py').touch()
+    who = ('-c', 'user.name=a', '-c', 'user.email=a@b')
+    for words in (('init', '-q'), ('add', '.'), (*who, 'commit', '-qm', 'one')):
+        subprocess.run(('git', '-C', str(root), *words), check=True)
+    monkeypatch.setattr(code, 'ROOT', root)
+    return root
+
+
+def test_what_is_not_committed_is_named(checkout):
+    code.check_committed()
+    (checkout / 'notes.txt').touch()  # is not of the code
+    code.check_committed()
+    (checkout / 'experiments' / 'new.py').touch()
+    (checkout / 'experiments' / 'mine.py').write_text('changed')
+    with pytest.raises(command.UserError, match=r'differ.*: experiments/mine.py, experiments/new'):
+        code.check_committed()
+
+
+def test_a_config_is_sent_with_the_code_or_refused(checkout, monkeypatch):
+    monkeypatch.chdir(checkout / 'experiments')
+    assert code.sent_config('mine.py:7') == 'experiments/mine.py:7'
+    (checkout / 'experiments' / 'new.py').touch()
+    for path in ('new.py', '/etc/passwd'):
+        with pytest.raises(command.UserError, match='is not part of the commit'):
+            code.sent_config(path)
+
+
+def test_the_code_of_a_commit_lies_where_it_is_wanted(checkout, tmp_path):
+    code.extract(code.commit(), str(tmp_path / "it's here")).must()
+    assert (tmp_path / "it's here" / 'experiments' / 'mine.py').exists()
