@@ -106,7 +106,8 @@ def _handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
 
 def all_must(commands: Sequence[Command]) -> None:
     """Runs them at once; raises UserError where one fails."""
-    print(*commands, sep='\n', flush=True)
+    for command in commands:
+        print(command, flush=True)
     running = [subprocess.Popen(c.words, stdin=subprocess.DEVNULL) for c in commands]
     try:
         codes = [process.wait() for process in running]
