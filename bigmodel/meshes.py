@@ -26,10 +26,16 @@ def make_mesh(text: str, devices: Sequence[Any]) -> Mesh:
     slow = tuple(sizes[SLOW + a] for a in MESH_AXES)
     if math.prod(slow) > 1:
         grid = _hybrid(text, tuple(sizes[a] for a in MESH_AXES), slow, list(devices))
-        return Mesh(grid, MESH_AXES, axis_types=types)
-    if math.prod(shape) == len(jax.devices()) and list(devices) == list(jax.devices()):
+    elif math.prod(shape) == len(jax.devices()) and list(devices) == list(jax.devices()):
         return jax.make_mesh(shape, MESH_AXES, axis_types=types)
-    grid = np.array(devices[: math.prod(shape)]).reshape(shape)
+    else:
+        grid = np.array(devices[: math.prod(shape)]).reshape(shape)
+    idle = {d.process_index for d in devices} - {d.process_index for d in grid.flat}
+    if idle:
+        raise UserError(
+            f'sharding.mesh={text!r} takes {grid.size} of {len(devices)} devices, and none of host '
+            f'{min(idle)}; write -1 for the size of an axis, or start fewer hosts'
+        )
     return Mesh(grid, MESH_AXES, axis_types=types)
 
 
