@@ -27,25 +27,20 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 LONG = 7 * 24 * 3600 * 1000  # milliseconds: a host that waits is ended by its Watch
 _calls = itertools.count()
 _watch: Watch | None = None
+# The number of this host, and how many there are. Not JAX's process_index and process_count: they
+# start the devices, which are configured later.
+_place = (0, 1)
 _failed = False
 
 
 def count() -> int:
     """How many hosts the run has."""
-    if _watch is None:
-        return 1
-    import jax
-
-    return jax.process_count()
+    return _place[1]
 
 
 def is_first() -> bool:
     """Whether this host writes files and speaks."""
-    if _watch is None:
-        return True
-    import jax
-
-    return jax.process_index() == 0
+    return not _place[0]
 
 
 @contextlib.contextmanager
@@ -56,7 +51,7 @@ def joined(coordinator: str, num_hosts: int, host: int) -> Iterator[None]:
     with '' SLURM, a TPU pod or Open MPI say so, and without these there is one host. Raises
     UserError where they cannot be joined. To be entered before JAX touches a device.
     """
-    global _watch, _failed
+    global _watch, _place, _failed
     given = joining.arguments(coordinator, num_hosts, host)
     if given is None:
         yield
@@ -76,6 +71,7 @@ def joined(coordinator: str, num_hosts: int, host: int) -> Iterator[None]:
         if index:  # one host speaks
             sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
         _watch = Watch(client, index, _gathered(client, socket.gethostname(), index, there), words)
+        _place = index, there
         try:
             yield
             _gathered(client, '', index, there)  # the store must outlive those who still need it
@@ -85,7 +81,7 @@ def joined(coordinator: str, num_hosts: int, host: int) -> Iterator[None]:
             _leave(e)
             raise
         finally:
-            _watch = None
+            _watch, _place = None, (0, 1)
     finally:
         words.goodbye()
 
@@ -126,9 +122,7 @@ def gather(value: Any) -> list[Any]:
     """The `value` of every host (as JSON has it), in their order."""
     if count() == 1:
         return [value]
-    import jax
-
-    return _gathered(_client(), value, jax.process_index(), jax.process_count())
+    return _gathered(_client(), value, *_place)
 
 
 def check_alike(facts: Mapping[str, Any]) -> None:

@@ -59,6 +59,15 @@ def arguments(coordinator: str, num_hosts: int, host: int) -> dict[str, Any] | N
     return None
 
 
+def check_alone(command: str) -> None:
+    """Raises UserError where SLURM or Open MPI have started several hosts of another command."""
+    if 'cluster_detection_method' in (arguments('', 0, -1) or {}):
+        raise UserError(
+            f'only train joins hosts, and several were started: each would do all of {command}; '
+            f'start it once (srun --ntasks=1, mpirun -n 1)'
+        )
+
+
 def not_together(given: dict[str, Any]) -> str:
     """What is said when JAX ends this process before all hosts have come together."""
     what = 'not all hosts of this run have come together'

@@ -26,14 +26,19 @@ def make_mesh(text: str, devices: Sequence[Any]) -> Mesh:
     slow = tuple(sizes[SLOW + a] for a in MESH_AXES)
     if math.prod(slow) > 1:
         grid = _hybrid(text, tuple(sizes[a] for a in MESH_AXES), slow, list(devices))
-        return Mesh(grid, MESH_AXES, axis_types=types)
-    if hasattr(devices[0], 'coords') and math.prod(shape) == len(devices):
+    elif hasattr(devices[0], 'coords') and math.prod(shape) == len(devices):
         # Of a TPU, also of one that is not there: along the torus, or XLA finds no rings in it.
         grid = mesh_utils.create_device_mesh(shape, list(devices), allow_split_physical_axes=True)
     elif math.prod(shape) == len(jax.devices()) and list(devices) == list(jax.devices()):
         return jax.make_mesh(shape, MESH_AXES, axis_types=types)
     else:
         grid = np.array(devices[: math.prod(shape)]).reshape(shape)
+    idle = {d.process_index for d in devices} - {d.process_index for d in grid.flat}
+    if idle:
+        raise UserError(
+            f'sharding.mesh={text!r} takes {grid.size} of {len(devices)} devices, and none of host '
+            f'{min(idle)}; write -1 for the size of an axis, or start fewer hosts'
+        )
     return Mesh(grid, MESH_AXES, axis_types=types)
 
 

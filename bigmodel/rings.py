@@ -31,10 +31,10 @@ class Ring:
 def ring() -> Ring | None:
     """The devices that share the rows of the active sharding, if rows are split."""
     sharding = active()
-    names = sharding.axes_of('inner_length') if sharding else ()
+    names = sharding.mesh_axes('inner_length') if sharding else ()
     if not names:
         return None
-    batch = sharding.axes_of('batch')
+    batch = sharding.mesh_axes('batch')
     return Ring(names[0], sharding.mesh.shape[names[0]], batch, sharding.mapped)
 
 

@@ -116,10 +116,6 @@ class Sharding:
         with under(self), jax.set_mesh(self.mesh):
             yield
 
-    def axes_of(self, axis: str) -> tuple[str, ...]:
-        """The mesh axes over which a logical axis is split."""
-        return self._mesh_axes(axis, axis)
-
     def _mesh_axes(self, axis: str | None, what: str) -> tuple[str, ...]:
         if axis is None:
             return ()

@@ -73,7 +73,7 @@ class Stages:
         rest = self.inside.batch_ways
         split = x.reshape(self.plan.stages, self.ways, rest, self.plan.groups, -1, *x.shape[1:])
         rows = split.swapaxes(2, 3).reshape(*split.shape[:2], self.plan.groups, -1, *x.shape[1:])
-        return self._place(rows, (AXIS,), self.rows, (), self.inside.axes_of('batch'))
+        return self._place(rows, (AXIS,), self.rows, (), self.inside.mesh_axes('batch'))
 
     def unqueued(self, x: Array) -> Array:
         """The inverse of `queued`."""
@@ -84,7 +84,7 @@ class Stages:
         """Rows (B, …) -> (microbatches, ways, rows, …), all on every stage: for what is small."""
         grouped = jnp.moveaxis(self.queued(x), 2, 0)
         every = grouped.reshape(self.plan.microbatches, *grouped.shape[2:])
-        return self._place(every, (), self.rows, self.inside.axes_of('batch'))
+        return self._place(every, (), self.rows, self.inside.mesh_axes('batch'))
 
     def block(self, microbatch: Array, way: Array) -> Array:
         """Which rows these are, counted in the order of the batch: the same on any number of stages
@@ -138,8 +138,8 @@ def _inside(sharding: Sharding) -> Sharding:
     split rows but no weights: a device's gradients are then summed over its microbatches first, and
     over devices once.
     """
-    rows = tuple(axis for axis in sharding.axes_of('batch') if axis != AXIS)
-    weights = {a for name in WEIGHTS for a in sharding.axes_of(name)}
+    rows = tuple(axis for axis in sharding.mesh_axes('batch') if axis != AXIS)
+    weights = {a for name in WEIGHTS for a in sharding.mesh_axes(name)}
     count = next((i for i, axis in enumerate(rows) if axis in weights), len(rows))
     rules = dict(sharding.rules) | {'batch': rows[count:], 'layers': None}
     return dataclasses.replace(sharding, rules=rules, mapped=(AXIS, *rows[:count]))

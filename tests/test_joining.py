@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bigmodel import joining, watch
+from bigmodel.commands.main import main
 from bigmodel.errors import UserError
 
 
@@ -61,6 +62,14 @@ def test_another_number_of_hosts_is_told_on_all(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UserError, match='--num_hosts=3 on host 0, 4 on host 2; all hosts'):
             joining._check_counts(Store(**told), host, int(told[f'{joining.COUNTS}/{host}']))
     joining._check_counts(Store(**{f'{joining.COUNTS}/1': '2'}), 0, 2)
+
+
+def test_a_command_that_does_not_join_refuses_several(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
+    assert main(['evaluate', '--workdir=runs/any']) == 2
+    assert 'each would do all of evaluate; start it once' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('last', 'said'), [("'second'", 'second\n'), ("''", '')])

@@ -56,6 +56,15 @@ def test_another_number_of_slices_is_refused(slices: int) -> None:
         meshes.make_mesh('dcn_data=2,fsdp=4', chips(slices))
 
 
+def test_a_host_without_a_device_of_the_mesh_is_refused(grid_alone: None) -> None:
+    devices = chips(1)
+    for device in devices[4:]:
+        device.process_index = 1
+    with pytest.raises(UserError, match='takes 4 of 8 devices, and none of host 1'):
+        meshes.make_mesh('data=4', devices)
+    assert meshes.make_mesh('data=6', devices).devices.size == 6
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from bigmodel import config as config_lib
+from bigmodel import joining
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
 
@@ -30,7 +31,11 @@ def config_path(path_and_arg: str) -> str:
 
 
 def load_run_config(args: argparse.Namespace) -> ConfigDict:
-    """The config of the run in `--workdir`, with overrides; `--config` must not be given too."""
+    """The config of the run in `--workdir`, with overrides; `--config` must not be given too.
+
+    What reads a run does so on one host: raises UserError where several were started.
+    """
+    joining.check_alone(args.command)
     if args.config:
         raise UserError('give --workdir=RUN alone: the config of the run is used')
     if not args.workdir:

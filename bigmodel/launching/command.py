@@ -83,7 +83,8 @@ def interruptible() -> Iterator[None]:
     def interrupt(signum: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    with _handling(dict.fromkeys(ENDINGS, interrupt)):
+    heard = (s for s in ENDINGS if signal.getsignal(s) != signal.SIG_IGN)  # nohup ignores one
+    with _handling(dict.fromkeys(heard, interrupt)):
         yield
 
 
@@ -105,7 +106,8 @@ def _handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
 
 def all_must(commands: Sequence[Command]) -> None:
     """Runs them at once; raises UserError where one fails."""
-    print(*commands, sep='\n', flush=True)
+    for command in commands:
+        print(command, flush=True)
     running = [subprocess.Popen(c.words, stdin=subprocess.DEVNULL) for c in commands]
     try:
         codes = [process.wait() for process in running]

@@ -73,7 +73,7 @@ def _collective(
     if kind not in KINDS:
         return None
     group = _group(i.attributes, math.prod(mesh.values()), tuple(mesh.values()))
-    axes = _axes_of(group, mesh)
+    axes = _mesh_axes(group, mesh)
     sizes = [s.num_bytes for s in i.shapes]
     given = sum(where.instructions[n].shapes[0].num_bytes for n in i.operands)
     out = sum(sizes)
@@ -94,7 +94,7 @@ def sent(kind: str, whole: float | int, ways: int) -> float | int:
     return (2 if kind == 'all-reduce' else 1) * whole * (ways - 1) / max(ways, 1)
 
 
-def _axes_of(group: Sequence[int], mesh: Mapping[str, int]) -> tuple[str, ...]:
+def _mesh_axes(group: Sequence[int], mesh: Mapping[str, int]) -> tuple[str, ...]:
     """The axes along which the chips of a group differ."""
     places = np.array(np.unravel_index(list(group), tuple(mesh.values())))
     return tuple(a for a, row in zip(mesh, places, strict=True) if len(set(row.tolist())) > 1)

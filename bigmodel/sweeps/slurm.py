@@ -1,6 +1,7 @@
 """The launcher `slurm`: workers as a job array, by submitit."""
 
 import contextlib
+import os
 import pathlib
 import shlex
 import signal
@@ -64,7 +65,9 @@ class Worker:
         while self._process.poll() is None:  # a blocking wait would lock out that of `checkpoint`
             time.sleep(0.5)
         code = self._process.returncode
-        if code:
+        # The first task alone queues the job again; the others of it stop with that one's run.
+        stopped = code == 128 + signal.SIGTERM and os.environ.get('SLURM_PROCID', '0') != '0'
+        if code and not stopped:
             raise RuntimeError(f'the worker ended with exit code {code}')
         return code
 

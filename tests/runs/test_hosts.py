@@ -111,7 +111,7 @@ def test_four_hosts_lose_one_and_two_and_then_one_go_on(args, single, together, 
     when(run, 16, two)
     two[1].send_signal(signal.SIGTERM)
     said = ended(two, [143, 143])
-    assert re.search(r'resumed after step (7|14), on 2 hosts, .*before: 4 hosts', said[0][0])
+    assert re.search(r'after step (7|14), on 2 hosts, 4 × cpu, .*before: 4 hosts, 4 ×', said[0][0])
     assert 'To resume: python' in said[0][0]
     stopped = last_step(run)
     assert (run / 'checkpoints' / str(stopped)).is_dir() and stopped < STEPS
