@@ -53,7 +53,7 @@ class T5(Position):
         table = Embed(
             self.num_buckets, num_heads, ('positions', 'heads'), self.init, name='buckets'
         )
-        return T5Bias(table.table_VD, self.max_distance, self.bidirectional)
+        return T5Bias(table.table_VD.astype(jnp.float32), self.max_distance, self.bidirectional)
 
 
 class Kerple(Position):
@@ -90,7 +90,7 @@ class Fire(Position):
         return FireBias(
             vector('in_slope', self.hidden, normal),
             vector('in_bias', self.hidden, normal),
-            out.table_VD,
+            out.table_VD.astype(jnp.float32),
             vector('c', 1, constant(0.1)),  # as in the paper's code
             self.threshold * vector('t', 1, constant(1.0)),
         )

@@ -36,7 +36,8 @@ class Cope(Position):
     ) -> Bias:
         B, L, H, K = q_BLHK.shape
         axes = ('positions', 'head_dim')
-        table_NK = Embed(self.num_positions, K, axes, self.init, name='counts').table_VD
+        counts = Embed(self.num_positions, K, axes, self.init, name='counts')
+        table_NK = counts.table_VD.astype(jnp.float32)
         q_BLGRK = q_BLHK.reshape(B, L, k_BSGK.shape[2], -1, K)
         logits_BHLS = jnp.einsum('BLGRK,BSGK->BGRLS', q_BLGRK, k_BSGK).reshape(B, H, L, -1)
         seen_BLS = mask(context.queries, context.keys)

@@ -11,7 +11,7 @@ import pytest
 
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
-from bigmodel.models.model import build_model
+from bigmodel.models.model import apply, build_model
 from bigmodel.models.remat import HOST
 from bigmodel.sharding import make_sharding
 from bigmodel.tasks.build import build_task
@@ -21,7 +21,14 @@ from bigmodel.training.optimizers import build_optimizer
 from bigmodel.training.state import State, abstract_params, abstract_state, state_sharding
 from bigmodel.training.step import gradients, make_loss_fn, make_train_step
 from bigmodel.training.storage import check_host_memory, is_moment, nearest, stochastic
-from tests.small import quick_jit, random_params, random_tokens, small_config, small_model
+from tests.small import (
+    quick_jit,
+    random_params,
+    random_tokens,
+    small_config,
+    small_model,
+    unboxed_shapes,
+)
 
 BOTH = {'param_dtype': 'bfloat16', 'state_dtype': 'bfloat16'}
 
@@ -244,3 +251,35 @@ def test_a_device_that_cannot_read_its_hosts_memory_is_refused(
     monkeypatch.setattr(jax, 'Device', other)
     with pytest.raises(UserError, match=f'{key}: toaster .* cannot read'):
         check_host_memory(config, other())
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        *({'position': position} for position in ('learned', 't5', 'fire', 'cope')),
+        *({'position': 't5', 'kernel': kernel} for kernel in ('blockwise', 'fused')),
+        {'adapter': 'dora(rank=2)'},
+        {'mixer': 'mamba2', 'position': 'none'},
+        {'ffn': 'moe', 'head': 'lm(tied=True)'},
+    ],
+    ids=lambda m: '-'.join(m.values()),
+)
+def test_every_part_computes_in_its_dtype_from_bfloat16_parameters(model: dict) -> None:
+    """Nothing but weights, also transposed ones, is bfloat16 in a model of float32."""
+    part = small_model(param_dtype='bfloat16', **model)
+    params, tokens = unboxed_shapes(part), jnp.asarray(random_tokens(2, 12))
+    found = set()
+
+    def look(jaxpr: Any) -> None:
+        for eqn in jaxpr.eqns:
+            if any(getattr(v.aval, 'dtype', None) == jnp.bfloat16 for v in eqn.outvars):
+                found.add(eqn.primitive.name)
+            for value in eqn.params.values():
+                for sub in value if isinstance(value, tuple | list) else (value,):
+                    if hasattr(getattr(sub, 'jaxpr', sub), 'eqns'):
+                        look(getattr(sub, 'jaxpr', sub))
+
+    look(jax.make_jaxpr(lambda p: apply(part, p, tokens))(params).jaxpr)
+    assert found <= {'transpose', 'scan', 'jit'}
+    grads = jax.eval_shape(jax.grad(lambda p: apply(part, p, tokens).sum()), params)
+    assert jax.tree.map(lambda x: x.dtype, grads) == jax.tree.map(lambda x: x.dtype, params)
