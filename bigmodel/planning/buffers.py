@@ -18,6 +18,7 @@ from bigmodel.planning.sources import Sources
 _NOT_OURS = -1  # of arguments, constants, and of whoever called
 _NO_BUFFER = ('parameter', 'constant', 'partition-id', 'replica-id', 'after-all')
 _VIEWS = ('bitcast', 'while', 'optimization-barrier')
+_MOVES = ('bitcast', 'broadcast', 'copy', 'convert', 'reshape', 'transpose')
 _IN_PLACE = ('dynamic-update-slice', 'scatter')
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 _INDEX = re.compile(r'\bindex=(\d+)')
@@ -73,7 +74,13 @@ def layer_of(op_name: str) -> tuple[str, str]:
     # 'mixer/mixer._attend' is a method of mixer.
     pairs = itertools.pairwise(parts)
     layer = '/'.join(part for part, after in pairs if not after.startswith(f'{part}.'))
-    return layer, phase if phase or layer else 'update'
+    return layer, phase if phase or layer or not op_name else 'update'
+
+
+def _is_of_layer(i: Instruction) -> bool:
+    """Whether its name says more than which stack of layers it is of."""
+    name = _OP_NAME.search(i.attributes)
+    return '/' in layer_of(name[1] if name else '')[0]
 
 
 Made = list[tuple[Shape, Instruction]]
@@ -104,11 +111,11 @@ class Lifetimes:
             for n in numbers.get(name, ())
         }
         # What is returned is the caller's.
-        there, theirs = set[int](), {_NOT_OURS, *numbers[computation.root.name]}
+        there, seen = set[int](), {_NOT_OURS, *numbers[computation.root.name]}
         now, most, best = 0, 0, Made()
         for at, i in enumerate(order):
-            new = {n for n in numbers[i.name] if n not in theirs and made[n][1] is i}
-            there |= new
+            new = {*numbers[i.name]} - seen
+            there, seen = there | new, seen | new
             now += sum(made[n][0].num_bytes for n in new)
             within, inner = self._inner(i)
             if now + within > most:
@@ -136,6 +143,10 @@ class Lifetimes:
                     shared[place] = len(made)
                     made.append((shape, i))
             numbers[i.name] = tuple(shared[place] for place in range(len(i.shapes)))
+            if i.opcode == 'while':
+                for n, written in zip(numbers[i.name], self._stacked(i), strict=False):
+                    if written and n != _NOT_OURS:
+                        made[n] = (made[n][0], written)  # not the zeros that it began with
         return numbers, made
 
     def _shared(self, i: Instruction, numbers: Numbers, here: Here) -> dict[int, int]:
@@ -151,6 +162,37 @@ class Lifetimes:
         if i.opcode in _VIEWS or i.opcode.endswith('-done'):
             return dict(enumerate(given[0][-len(i.shapes) :]))
         return self._updated(i, numbers, here)
+
+    def _stacked(self, loop: Instruction) -> list[Instruction | None]:
+        """What a loop writes into each of the arrays that it fills in place; None for others."""
+        body = self._program.computations[loop.called['body']]
+        if body.root.opcode != 'tuple':
+            return []
+        return [self._written(body.instructions[n], body.instructions) for n in body.root.operands]
+
+    def _written(self, i: Instruction, here: Here) -> Instruction | None:
+        """What an instruction writes into an operand; that is where it is named after a layer."""
+        part, inside, maker = i, here, i
+        if i.opcode == 'get-tuple-element':
+            maker = here[i.operands[0]]
+        if maker.opcode == 'fusion':
+            fused = self._program.computations[maker.called['calls']]
+            part, inside = fused.root, fused.instructions
+            if part.opcode == 'tuple' and i is not maker:
+                part = inside[part.operands[int(_INDEX.search(i.attributes)[1])]]
+        if part.opcode == 'bitcast':
+            part = inside[part.operands[0]]
+        if part.opcode != 'dynamic-update-slice':
+            return None
+        value = inside[part.operands[1]]
+        while not _is_of_layer(value):
+            if value.opcode == 'parameter' and inside is not here:
+                value, inside = here[maker.operands[int(value.text)]], here
+            elif value.opcode in _MOVES:
+                value = inside[value.operands[0]]
+            else:
+                return i
+        return value
 
     def _updated(self, i: Instruction, numbers: Numbers, here: Here) -> dict[int, int]:
         """Those of operands that it changes in place: the first of the same shape."""

@@ -4,11 +4,12 @@ import os
 import pathlib
 import resource
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from bigmodel import params as params_lib
 from bigmodel.errors import OutOfMemory
 from bigmodel.planning.analytic import analytic_memory
 from bigmodel.planning.buffers import Buffer, largest
@@ -41,7 +42,7 @@ def explained(error: Exhausted, compiles: bool = True) -> OutOfMemory:
         *_beside(wants, there[0], takes is None),
         *_table(
             'the largest buffers at its peak',
-            lambda: _rows(buffers_in(said) or _buffers_of(step)),
+            lambda: _rows(buffers_in(said) or _buffers_of(step), _by_shape(setup)),
         ),
         *_table(
             'what would help most, with another --workdir',
@@ -115,12 +116,28 @@ def _buffers_of(step: Any) -> list[Buffer]:
     return largest(text, read_program(text))
 
 
-def _rows(buffers: Sequence[Buffer]) -> list[tuple[str, ...]]:
+def _by_shape(setup: Setup) -> dict[str, str]:
+    """A parameter of each shape that a device has: '3,704,256]' -> 'backbone/…/weight'."""
+    found: dict[str, str] = {}
+    for path, leaf in params_lib.flatten(setup.abstract.params).items():
+        dims = leaf.sharding.shard_shape(leaf.shape)
+        found.setdefault(','.join(map(str, dims)) + ']', path)
+    return found
+
+
+def _whose(b: Buffer, by_shape: Mapping[str, str]) -> str:
+    if b.phase and b.layer:
+        return f'{b.phase} of {b.layer}'
+    like = by_shape.get(b.shape.partition('[')[2], '')
+    return b.layer or ' '.join(filter(None, (b.phase, like and f'of the shape of {like}')))
+
+
+def _rows(buffers: Sequence[Buffer], by_shape: Mapping[str, str]) -> list[tuple[str, ...]]:
     return [
         (
             size(b.num_bytes),
             f'{b.count} × {b.shape}' if b.count > 1 else b.shape,
-            f'{b.phase} of {b.layer}' if b.phase and b.layer else b.phase or b.layer,
+            _whose(b, by_shape),
             b.source,
         )
         for b in buffers[:MOST]

@@ -107,19 +107,20 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize('changes', [{}, {'model.unroll': 1, 'model.remat': 'full'}], ids=str)
-def test_buffers_at_the_peak_are_those_of_the_executable(changes, text_file) -> None:
-    """To 15 %: XLA reuses places and copies."""
-    step = executable(config(text_file, **changes))
-    text = step.as_text()
+@pytest.mark.parametrize(('unroll', 'weights'), [(0, 'f32[32,4,64,64]'), (1, 'f32[3,32,4,64,64]')])
+def test_buffers_at_the_peak_are_those_of_the_executable(unroll, weights, text_file) -> None:
+    """To 15 %: XLA reuses places and copies. What a loop over layers stacks up has a layer too."""
+    step = executable(config(text_file, **{'model.unroll': unroll}))
+    text, real = step.as_text(), step.memory_analysis().temp_size_in_bytes
     program = read_program(text)
     peak = Lifetimes(program).peak(program.entry)[0]
-    print(changes, peak, step.memory_analysis().temp_size_in_bytes)
-    assert peak == pytest.approx(step.memory_analysis().temp_size_in_bytes, rel=0.15)
+    print(f'unroll {unroll}: {peak:,} bytes at the peak, XLA has {real:,}')
+    assert peak == pytest.approx(real, rel=0.15)
     found = largest(text, program)
     assert sum(b.num_bytes for b in found) == peak
-    attention = next(b for b in found if b.shape == 'f32[32,4,64,64]')
+    attention = next(b for b in found if b.shape == weights)
     assert attention.layer.startswith('backbone/layers/block_0/mixer')
+    assert attention.phase == 'forward'
     assert re.fullmatch(r'bigmodel/layers/reference.py:\d+', attention.source)
 
 
@@ -164,14 +165,15 @@ def test_the_message_says_what_is_true(failing, text_file, tmp_path, monkeypatch
     total, near = mib(executable(plain, data)), {'rel': 0.01}
     assert float(re.search(r'wants ([\d.]+) MiB', said)[1]) == pytest.approx(total, **near)
     kinds = re.search(r'it wants  (.*)', said)[1]
-    parts = {name: float(n) for name, n in re.findall(r'(\w[\w ]*) ([\d.]+) MiB', kinds)}
+    units = {'KiB': 2**-10, 'MiB': 1}
+    found = re.findall(r'(\w[\w ]*) ([\d.]+) (\wiB)', kinds)
+    parts = {name: float(n) * units[unit] for name, n, unit in found}
     assert [*parts] == ['parameters', 'optimizer', 'gradients', 'activations and temporaries']
     assert sum(parts.values()) == pytest.approx(total, **near)
     assert re.search(r'f32\[4,4,64,64\].*block_0/mixer.*bigmodel/layers/reference.py:\d+', said)
 
-    remedies = re.findall(r'--config.([\w.]+)=(\S+) +saves ([\d.]+) MiB', said)
-    assert len(remedies) == 3 and '(modelled)' not in said
-    key, value, saves = remedies[0]
+    assert said.count(' saves ') == 3 and '(modelled)' not in said
+    key, value, saves = re.search(r'--config.([\w.]+)=(\S+) +saves ([\d.]+) MiB', said).groups()
     less = config(text_file, **whole, **{key: type(plain[key])(value)})
     assert float(saves) == pytest.approx(total - mib(executable(less, data)), **near)
 
