@@ -102,9 +102,11 @@ def _mesh_axes(group: Sequence[int], mesh: Mapping[str, int]) -> tuple[str, ...]
 
 def _group(attributes: str, count: int, sizes: tuple[int, ...]) -> list[int]:
     """The first group of chips, by their place in the mesh."""
-    pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', attributes)
+    pairs = re.search(r'source_target_pairs=\{(.*?)\}\}', attributes)
     if pairs:
-        return [int(pairs[1]), int(pairs[2])]
+        sent = [[int(n) for n in p.split(',')] for p in re.findall(r'\d+,\d+', pairs[1])]
+        # Some keep what they have.
+        return next((pair for pair in sent if pair[0] != pair[1]), sent[0])
     named = _MESH.search(attributes)
     if named:
         return _of_mesh(named[1], _ids(named[2], named[3]), named[4])

@@ -33,6 +33,13 @@ MISTAKES = {
     'large mesh': (['--config.sharding.mesh=data=64'], ['needs 64 devices', 'there are 8']),
     'mesh axis': (['--config.sharding.mesh=model=2'], ["mesh axis 'model'", 'tensor']),
     'idle axis': (['--config.sharding.mesh=tensor=2'], ["rules 'dp'", "'tensor'"]),
+    'stages': (
+        [
+            '--config.sharding.mesh=pipeline=4,data=-1',
+            '--config.sharding.rules=pipeline',
+        ],
+        ['2 layers', '4 stages', 'choose a depth that 4 divides'],
+    ),
     'rules': (['--config.sharding.rules=fdsp'], ["Did you mean 'fsdp'"]),
     'no data file': (['--config.data.path=/nonexistent/x.txt'], ['/nonexistent/x.txt']),
     'unknown source': (['--config.data.source=txt'], ["Did you mean 'text'"]),
