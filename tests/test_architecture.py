@@ -42,7 +42,7 @@ LEVELS = {
     'commands': 9,
 }
 LEVEL_ZERO = {'config', 'devices', 'errors', 'metrics', 'params', 'peaks', 'quantities'}
-LEVEL_ZERO |= {'hosts', 'meshes', 'rules', 'sharding', 'specs', 'watch'}
+LEVEL_ZERO |= {'gathering', 'hosts', 'meshes', 'rules', 'sharding', 'specs', 'watch'}
 
 
 def package(parts: tuple[str, ...]) -> str:
