@@ -25,6 +25,7 @@ class Chip:
     torus: tuple[int, ...] = ()
     wraps: int = 0
     cores: int = 1  # devices of JAX a chip
+    config: str = 'default'  # libtpu's name for how its cores are used
 
 
 # Compared in November 2026 with the pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x
@@ -44,7 +45,7 @@ CHIPS = {
         6.25e9,
         (16, 16, 16),
         4,
-        2,
+        config='megacore',  # both cores of a chip are one device, as in a run
     ),
     'v5e': Chip(
         'TPU v5e',

@@ -142,6 +142,7 @@ def devices_of(topology: Topology) -> list[Any]:
             found = topologies.get_topology_desc(
                 platform='tpu',
                 topology_name=topology.name,
+                chip_config_name=topology.chip.config,
                 wrap=[*topology.wraps, *[False] * (3 - len(topology.dims))],
             )
     except Exception as e:  # libtpu's own kinds of errors

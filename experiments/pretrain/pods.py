@@ -3,8 +3,8 @@
     python launch.py plan --config=experiments/pretrain/pods.py:llama3-8b --topology=v5e:16x16
 
 The batch is a row a chip of the pod that the size is planned for, of 405B half a row a chip of
-v5p:8x16x16: `sequence` splits what is kept between layers, `tensor` alone has it whole on each
-chip. Rates are those of Grattafiori et al. 2024, table 4. Planned, not trained: "Scale" in
+v5p:8x16x16: `sequence` splits what is kept between layers, which each chip of `tensor` alone has
+whole. Rates are those of Grattafiori et al. 2024, table 4. Planned, not trained: "Scale" in
 experiments/README.md has what came out. The head has all logits at once, which is fastest where
 they fit; with `--config.model.head='lm(tied=False, chunk=1024)'` larger batches do.
 """

@@ -22,6 +22,7 @@ from bigmodel.planning.program import Program, read_program
 from bigmodel.planning.residuals import trace
 from bigmodel.planning.search import search
 from bigmodel.planning.topology import parse_topology
+from bigmodel.planning.traffic import bytes_of
 from bigmodel.training.lowering import abstract_batch, lower_step
 from bigmodel.training.setup import outline
 from experiments import defaults
@@ -97,6 +98,27 @@ custom_call_target="tpu_custom_call"
 """)
     flops = sum(flops_of(program, c, i) * n for c, i, n in program.executed())
     assert flops == 2 * (2 * 64 * 16 * 12)
+
+
+def test_buffers_of_a_collective_in_flight_count_with_the_collective() -> None:
+    program = read_program("""HloModule m
+
+%async_collective_fusion.1 (p: bf16[64,16], q: bf16[8,16]) -> (bf16[8,16], bf16[64,16]) {
+  %p = bf16[64,16]{1,0} parameter(0)
+  %q = bf16[8,16]{1,0} parameter(1)
+  %n = bf16[8,16]{1,0} negate(%q)
+  ROOT %t = (bf16[8,16]{1,0}, bf16[64,16]{1,0}) tuple(%n, %p)
+}
+
+ENTRY %main (a: bf16[64,16], b: bf16[8,16]) -> (bf16[8,16], bf16[64,16]) {
+  %a = bf16[64,16]{1,0} parameter(0)
+  %b = bf16[8,16]{1,0} parameter(1)
+  ROOT %f = (bf16[8,16]{1,0}, bf16[64,16]{1,0}) fusion(%a, %b), kind=kOutput, \
+output_to_operand_aliasing={{1}: (0, {})}, calls=%async_collective_fusion.1
+}
+""")
+    moved = sum(bytes_of(program, c, i) * n for c, i, n in program.executed())
+    assert moved == 2 * 2 * 8 * 16
 
 
 def tiny(**model: object) -> object:
