@@ -8,10 +8,12 @@ import contextlib
 import errno
 import glob
 import os
+import pathlib
 import socket
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +21,7 @@ from bigmodel.errors import UserError
 
 START_SECONDS = 300  # in which all hosts must have started
 SAY_AFTER = 15.0  # seconds
+PCI, GOOGLE = '/sys/bus/pci/devices/*/vendor', '0x1ae0'
 COUNTS = 'bigmodel/hosts'
 ALIKE = 'all hosts need the same --coordinator and --num_hosts, and each a --host of its own'
 
@@ -53,9 +56,9 @@ def arguments(coordinator: str, num_hosts: int, host: int) -> dict[str, Any] | N
     if (
         any(',' in hosts and ' ' not in hosts for hosts in lists)
         or 'MEGASCALE_COORDINATOR_ADDRESS' in environ
-        or glob.glob('/dev/accel[0-9]*')
+        or _is_pod()
     ):
-        return {}  # of one host too: only the machine's metadata say how many there are
+        return {}
     return None
 
 
@@ -104,6 +107,29 @@ def initialize(given: dict[str, Any]) -> tuple[Any, int, int]:
     state = distributed.global_state
     _check_counts(state.client, state.process_id, state.num_processes)
     return state.client, state.process_id, state.num_processes
+
+
+def _is_pod() -> bool:
+    """Whether this is a worker of a TPU pod, or of several slices, by its machine's metadata."""
+    if not any(pathlib.Path(vendor).read_text().strip() == GOOGLE for vendor in glob.glob(PCI)):
+        return False  # no TPU, which may lie at /dev/accel0 or at /dev/vfio/0; nobody to ask
+    several = 'MEGASCALE_COORDINATOR_ADDRESS' in _metadata('tpu-env')
+    return several or ',' in _metadata('worker-network-endpoints')
+
+
+def _metadata(key: str) -> str:
+    """What a machine of Google's cloud knows of itself, as JAX asks for it; '' elsewhere."""
+    where = os.environ.get('GCE_METADATA_IP', 'metadata.google.internal')
+    url = f'http://{where}/computeMetadata/v1/instance/attributes/{key}'
+    asked = urllib.request.Request(url, headers={'Metadata-Flavor': 'Google'})
+    if 'TPU_SKIP_MDS_QUERY' in os.environ:
+        return ''
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with straight.open(asked, timeout=10) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ''
 
 
 def _check_coordinator(given: dict[str, Any]) -> None:

@@ -1,10 +1,14 @@
 """Hosts that do not come together: each is told why, in two seconds here, before JAX is asked."""
 
+import http.server
 import os
+import pathlib
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,6 +66,56 @@ def test_another_number_of_hosts_is_told_on_all(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UserError, match='--num_hosts=3 on host 0, 4 on host 2; all hosts'):
             joining._check_counts(Store(**told), host, int(told[f'{joining.COUNTS}/{host}']))
     joining._check_counts(Store(**{f'{joining.COUNTS}/1': '2'}), 0, 2)
+
+
+@pytest.mark.parametrize(
+    ('vendor', 'metadata', 'expected'),
+    [
+        ('0x1ae0', {'worker-network-endpoints': 'a:1:10.0.0.1,b:2:10.0.0.2'}, {}),
+        ('0x1ae0', {'worker-network-endpoints': 'a:1:10.0.0.1'}, None),
+        ('0x1ae0', {'tpu-env': "MEGASCALE_COORDINATOR_ADDRESS: '10.0.0.1'"}, {}),
+        ('0x1ae0', {}, None),  # Google's network card, say
+        ('0x8086', {'worker-network-endpoints': 'a:1:10.0.0.1,b:2:10.0.0.2'}, None),
+    ],
+)
+def test_a_worker_of_a_pod_is_known_by_its_metadata(
+    vendor: str,
+    metadata: dict[str, str],
+    expected: dict | None,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where its chips are not at /dev/accel0, as from v5p on."""
+    for name in ('SLURM_NTASKS', 'TPU_WORKER_HOSTNAMES', 'TPU_SKIP_MDS_QUERY'):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / 'vendor').write_text(f'{vendor}\n')
+    monkeypatch.setattr(joining, 'PCI', str(tmp_path / 'v*'))
+    server = http.server.HTTPServer(('127.0.0.1', 0), partial(Metadata, metadata))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv('GCE_METADATA_IP', f'127.0.0.1:{server.server_port}')
+    try:
+        assert joining.arguments('', 0, -1) == expected
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """Answers as a machine of Google's cloud does."""
+
+    def __init__(self, values: dict[str, str], *rest: Any) -> None:
+        self.values = values
+        super().__init__(*rest)
+
+    def do_GET(self) -> None:
+        value = self.values.get(self.path.rpartition('/')[2])
+        asked_well = self.headers['Metadata-Flavor'] == 'Google'
+        self.send_response(200 if value and asked_well else 404)
+        self.end_headers()
+        self.wfile.write((value or '').encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
 
 
 def test_a_command_that_does_not_join_refuses_several(
