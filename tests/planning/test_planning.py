@@ -290,7 +290,7 @@ def test_what_a_compiler_says_of_memory_is_told() -> None:
         'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory '
         'required for HLO temporaries (288.00G) exceeds available HBM (95.73G). HLO module: jit_f.'
     )
-    refused = compiled._refused(e, parse_topology('v5p:4x8x8'))
+    refused = compiled.refused(e, parse_topology('v5p:4x8x8'))
     assert 'HLO temporaries (288.00G) exceeds available HBM (95.73G); set' in str(refused)
 
 
