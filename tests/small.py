@@ -15,7 +15,8 @@ from bigmodel.layers.kernel import Request
 from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.masks import Causal
 from bigmodel.models import presets
-from bigmodel.models.model import Model, apply, build_model
+from bigmodel.models.build import build_model
+from bigmodel.models.model import Model, apply
 from bigmodel.training.state import abstract_params
 from experiments import defaults
 

@@ -14,7 +14,7 @@ from jaxtyping import TypeCheckError
 
 from bigmodel.layers.linear import Linear
 from bigmodel.layers.masks import Causal
-from bigmodel.models.model import SLOTS
+from bigmodel.models.build import SLOTS
 from bigmodel.tasks.build import TASKS
 from bigmodel.tasks.losses import cross_entropy
 from bigmodel.training.directions import OPTIMIZERS

@@ -12,7 +12,8 @@ from flax import linen as nn
 from bigmodel.commands.main import COMMANDS
 from bigmodel.layers import biases, positions
 from bigmodel.layers.coordinates import Coordinates
-from bigmodel.models.model import SLOTS, apply
+from bigmodel.models.build import SLOTS
+from bigmodel.models.model import apply
 from bigmodel.training.directions import OPTIMIZERS
 from bigmodel.training.schedules import SCHEDULES
 from experiments import defaults

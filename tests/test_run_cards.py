@@ -11,12 +11,12 @@ from bigmodel.data.draws import Draws
 from bigmodel.data.plain_tokenizers import ByteTokenizer
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.models import presets
-from bigmodel.models.model import build_model
+from bigmodel.models.build import build_model
 from bigmodel.sweeps.plan import read_plan
 from bigmodel.tasks.build import build_task
 from bigmodel.training.optimizers import build_optimizer
+from bigmodel.training.outline import resolve
 from bigmodel.training.programs import program_of
-from bigmodel.training.setup import resolve
 from bigmodel.training.state import abstract_params, init_state
 from bigmodel.training.step import make_train_step
 from experiments import probes

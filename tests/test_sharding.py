@@ -19,7 +19,8 @@ from bigmodel.layers.ffn import FFNS
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.moe import Mixture
 from bigmodel.models import presets
-from bigmodel.models.model import apply, build_model
+from bigmodel.models.build import build_model
+from bigmodel.models.model import apply
 from bigmodel.models.presets import PRESETS
 from bigmodel.rules import MESH_AXES, rules_of
 from bigmodel.sharding import Sharding, constrain, inactive, is_box, make_sharding

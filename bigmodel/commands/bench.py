@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the figures; writes nothing but the prepared data and the compilation cache."""
     from bigmodel import devices
     from bigmodel.training.measure import measure
-    from bigmodel.training.setup import resolve
+    from bigmodel.training.outline import resolve
 
     if args.steps < 2:
         raise UserError(f'--steps={args.steps} must be at least 2')

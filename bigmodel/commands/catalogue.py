@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel.models.backbone import SHARE
-from bigmodel.models.model import SLOTS
+from bigmodel.models.build import SLOTS
 from bigmodel.models.presets import PRESETS
 from bigmodel.rules import PRESETS as RULES
 from bigmodel.specs import arguments

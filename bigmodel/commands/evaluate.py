@@ -60,9 +60,10 @@ def opened(
     from bigmodel import devices
     from bigmodel.training.evaluate import Evaluation, judges_of
     from bigmodel.training.evaluated import KEYS
+    from bigmodel.training.outline import resolve
     from bigmodel.training.predictions import check_output
     from bigmodel.training.restore import restored_params
-    from bigmodel.training.setup import build, resolve
+    from bigmodel.training.setup import build
 
     keys = {f'data.{key}' for key in KEYS}
     changes = [(key, text) for key, text in args.overrides if key in keys]

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _arm(name: str) -> tuple[str, ConfigDict]:
     """The folder of RUN or RUN@POSITION, and the run's config with that position."""
-    from bigmodel.training.setup import resolve
+    from bigmodel.training.outline import resolve
 
     folder, at, position = name.rpartition('@')
     if not at or pathlib.Path(name).is_dir():

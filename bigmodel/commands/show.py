@@ -10,7 +10,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the resolved config, the parameter table and the cost of a token."""
     from bigmodel import devices
     from bigmodel.models.counts import parameter_table
-    from bigmodel.training.setup import outline, resolve
+    from bigmodel.training.outline import outline, resolve
 
     config = resolve(load_config(args))
     devices.configure(config.sharding.host_devices, config.data.batch_size // config.accumulate)

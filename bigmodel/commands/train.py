@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(path: pathlib.Path, config: ConfigDict, profile: 'Profile') -> int:
     from bigmodel import devices, hosts
-    from bigmodel.training.setup import resolve
+    from bigmodel.training.outline import resolve
 
     if hosts.count() > 1:  # the fingerprint of the code is read from all of its files
         keys = config_lib.flatten(config_lib.to_dict(config))
@@ -60,8 +60,8 @@ def _train(path: pathlib.Path, config: ConfigDict, profile: 'Profile') -> int:
     from bigmodel.planning.exhausted import explained
     from bigmodel.training.exhausted import Exhausted
     from bigmodel.training.goodput import in_words
+    from bigmodel.training.outline import resolve
     from bigmodel.training.rundir import RunDir
-    from bigmodel.training.setup import resolve
     from bigmodel.training.signals import Interrupted
 
     run = RunDir(path)

@@ -7,7 +7,8 @@ from flax import linen as nn
 
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
-from bigmodel.models.model import Model, build_model
+from bigmodel.models.build import build_model
+from bigmodel.models.model import Model
 from bigmodel.sharding import make_sharding
 from bigmodel.training.restore import refusal, restored_params
 from bigmodel.training.state import abstract_params

@@ -11,10 +11,11 @@ from bigmodel.errors import UserError
 from bigmodel.inference.generate import Sampling, beginning, generate
 from bigmodel.training.clock import Clock
 from bigmodel.training.loop import never, train
+from bigmodel.training.outline import resolve
 from bigmodel.training.profiling import Profile
 from bigmodel.training.restore import learned_length, refusal
 from bigmodel.training.rundir import RunDir
-from bigmodel.training.setup import Setup, build, resolve
+from bigmodel.training.setup import Setup, build
 from bigmodel.training.state import State
 
 Build = Callable[[ConfigDict], Setup]

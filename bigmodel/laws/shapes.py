@@ -8,7 +8,7 @@ from bigmodel.models.presets import PRESETS
 # Decoders of one kind, from which others differ in size alone.
 LADDER = ('tiny', 'mini', 'small', 'llama-1b', 'llama-7b')
 MOST_LAYERS = 200
-VOCAB_MULTIPLE = 64  # what a vocabulary is rounded up to (models/model.py)
+VOCAB_MULTIPLE = 64  # what a vocabulary is rounded up to (models/build.py)
 
 
 @dataclasses.dataclass(frozen=True)

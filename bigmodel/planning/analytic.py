@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from bigmodel.config import ConfigDict
 from bigmodel.data.pipeline import Data
+from bigmodel.models.build import compute_dtype
 from bigmodel.models.heads import chunk_of
-from bigmodel.models.model import compute_dtype
 from bigmodel.planning.collectives import Collective, sent
 from bigmodel.planning.compiled import optimizer_bytes, shard_bytes
 from bigmodel.planning.costs import Costs, Memory, seconds_of
@@ -30,7 +30,7 @@ from bigmodel.planning.residuals import Traced, trace
 from bigmodel.planning.topology import Topology
 from bigmodel.specs import parse
 from bigmodel.training.fit import check_stages
-from bigmodel.training.setup import Outline, outline
+from bigmodel.training.outline import Outline, outline
 
 
 @dataclasses.dataclass(frozen=True)

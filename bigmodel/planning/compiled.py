@@ -24,7 +24,7 @@ from bigmodel.planning.said import used_and_there
 from bigmodel.planning.topology import Topology, devices_of, without_flags
 from bigmodel.planning.traffic import bytes_of
 from bigmodel.training.lowering import abstract_batch, lower_step
-from bigmodel.training.setup import Outline, outline
+from bigmodel.training.outline import Outline, outline
 
 # They run beside what the chip computes.
 _ASYNCHRONOUS = ('copy-start', 'slice-start', 'async-start')

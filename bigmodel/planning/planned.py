@@ -11,7 +11,7 @@ from bigmodel.planning.costs import Costs
 from bigmodel.planning.estimate import Estimate, estimate
 from bigmodel.planning.residuals import Traced
 from bigmodel.planning.topology import Topology
-from bigmodel.training.setup import Outline, resolve
+from bigmodel.training.outline import Outline, resolve
 
 
 @dataclasses.dataclass(frozen=True)

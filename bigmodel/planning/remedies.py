@@ -10,13 +10,14 @@ import jax
 from bigmodel import hosts
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
-from bigmodel.models.model import compute_dtype
+from bigmodel.models.build import compute_dtype
 from bigmodel.planning.analytic import analytic_memory
 from bigmodel.planning.residuals import Traced
 from bigmodel.training.compilation import compilation
 from bigmodel.training.exhausted import is_of_memory
 from bigmodel.training.lowering import abstract_batch, lower_step
-from bigmodel.training.setup import Setup, outline
+from bigmodel.training.outline import outline
+from bigmodel.training.setup import Setup
 
 TOLD, TRIED = 3, 5  # so many are told, of so many that are compiled
 SAME = 'the numbers stay'

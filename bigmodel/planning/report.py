@@ -5,7 +5,7 @@ from bigmodel.planning.estimate import Estimate, by_kind_and_axis
 from bigmodel.planning.topology import Topology
 from bigmodel.quantities import COUNTS, short
 from bigmodel.training.fit import check_stages
-from bigmodel.training.setup import Outline
+from bigmodel.training.outline import Outline
 
 GIB = 2**30
 

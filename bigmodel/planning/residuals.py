@@ -12,7 +12,7 @@ from jax.extend import core
 from bigmodel.data.pipeline import Data
 from bigmodel.models.remat import is_host
 from bigmodel.training.lowering import abstract_batch
-from bigmodel.training.setup import Outline
+from bigmodel.training.outline import Outline
 from bigmodel.training.step import make_loss_fn
 
 

@@ -8,7 +8,7 @@ from bigmodel.errors import UserError
 from bigmodel.specs import NOT_NEGATIVE, make
 from bigmodel.sweeps.plan import Plan, PlannedArm
 from bigmodel.training.measure import measure
-from bigmodel.training.setup import resolve
+from bigmodel.training.outline import resolve
 
 TIMED_STEPS = 8
 STEP = 'step_seconds'  # among the facts of an arm

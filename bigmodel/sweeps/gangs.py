@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from bigmodel.sweeps.plan import Job, Plan
+from bigmodel.training.outline import resolve
 from bigmodel.training.programs import program_of
-from bigmodel.training.setup import resolve
 from bigmodel.training.together import is_trained_alone
 
 MOST = 16  # on one device, unless told

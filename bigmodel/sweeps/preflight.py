@@ -22,10 +22,11 @@ from bigmodel.sweeps.pruning import build_pruning
 from bigmodel.sweeps.samplers import build_sampler
 from bigmodel.sweeps.spaces import as_text, from_json
 from bigmodel.training.evaluate import Evaluation, judges_of
+from bigmodel.training.outline import resolve
 from bigmodel.training.programs import program_of
 from bigmodel.training.progress import watched
 from bigmodel.training.rundir import RunDir
-from bigmodel.training.setup import Setup, another, build, resolve
+from bigmodel.training.setup import Setup, another, build
 from bigmodel.training.slots import config_spelt_out
 
 

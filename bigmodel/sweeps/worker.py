@@ -22,8 +22,8 @@ from bigmodel.sweeps.preflight import Builder
 from bigmodel.sweeps.search import open_search
 from bigmodel.sweeps.studies import NoStudies
 from bigmodel.training.exhausted import Exhausted
+from bigmodel.training.outline import resolve
 from bigmodel.training.rundir import RunDir
-from bigmodel.training.setup import resolve
 from bigmodel.training.signals import Interrupted
 from bigmodel.training.together import Member, train_together
 

@@ -10,8 +10,9 @@ from bigmodel import config as config_lib
 from bigmodel.config import ConfigDict
 from bigmodel.data.tokenizers import Tokenizer, load_tokenizer
 from bigmodel.errors import UserError, nearest
+from bigmodel.models.build import build_model, padded_vocab
 from bigmodel.models.counts import flops_per_row
-from bigmodel.models.model import Model, build_model, padded_vocab
+from bigmodel.models.model import Model
 from bigmodel.sharding import Sharding
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Task

@@ -117,7 +117,7 @@ def _products(setup: Setup) -> str:
 
 
 def _compute_dtype(setup: Setup) -> str:
-    from bigmodel.models.model import compute_dtype
+    from bigmodel.models.build import compute_dtype
 
     platform = setup.sharding.mesh.devices.flat[0].platform
     return compute_dtype(setup.config.model.dtype, platform)

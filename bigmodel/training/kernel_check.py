@@ -19,7 +19,8 @@ from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import PLAIN, Weights
 from bigmodel.sharding import all_layers
 from bigmodel.training.batches import host_rows, put_batch
-from bigmodel.training.setup import Setup, model_of
+from bigmodel.training.outline import model_of
+from bigmodel.training.setup import Setup
 from bigmodel.training.step import EMPTY, make_eval_step
 
 # Of the largest error of a row over its norm. Half precision keeps 8 or 11 bits of each factor;

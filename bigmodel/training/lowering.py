@@ -12,7 +12,7 @@ from bigmodel.data.plain_tokenizers import ByteTokenizer
 from bigmodel.models.model import Model
 from bigmodel.specs import parse
 from bigmodel.tasks.task import Objective, Rows
-from bigmodel.training.setup import Outline
+from bigmodel.training.outline import Outline
 from bigmodel.training.step import EMPTY, make_train_step
 
 

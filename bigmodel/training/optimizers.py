@@ -21,7 +21,7 @@ import optax
 from bigmodel import params as params_lib
 from bigmodel.config import ConfigDict
 from bigmodel.errors import UserError
-from bigmodel.models.model import make_init
+from bigmodel.models.build import make_init
 from bigmodel.sharding import is_box
 from bigmodel.specs import bind
 from bigmodel.training.directions import OPTIMIZERS, Direction

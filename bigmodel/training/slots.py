@@ -9,7 +9,7 @@ from bigmodel.data.formats import FORMATS
 from bigmodel.data.packing import PACKINGS
 from bigmodel.data.sources import SOURCES
 from bigmodel.data.tokenizers import TOKENIZERS
-from bigmodel.models.model import SLOTS
+from bigmodel.models.build import SLOTS
 from bigmodel.models.remat import REMAT
 from bigmodel.models.stack import encoder_specs, layer_specs
 from bigmodel.pipelines import PIPELINES

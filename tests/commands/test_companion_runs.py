@@ -11,7 +11,8 @@ from bigmodel import config as config_lib
 from bigmodel.commands.main import main
 from bigmodel.params import flatten
 from bigmodel.training.checkpoints import Checkpoints
-from bigmodel.training.setup import build, resolve
+from bigmodel.training.outline import resolve
+from bigmodel.training.setup import build
 from bigmodel.training.writers import read_jsonl
 from tests.commands.conftest import base
 

@@ -10,7 +10,8 @@ from bigmodel import config as config_lib
 from bigmodel import params as params_lib
 from bigmodel.commands.main import main
 from bigmodel.training.checkpoints import Checkpoints
-from bigmodel.training.setup import build, resolve
+from bigmodel.training.outline import resolve
+from bigmodel.training.setup import build
 from tests.commands.conftest import ROOT, base
 from tests.commands.test_bad_input import refused
 

@@ -14,7 +14,8 @@ from bigmodel.layers.kernels import KERNELS
 from bigmodel.layers.masks import Causal, Window
 from bigmodel.layers.reference import Reference
 from bigmodel.training.kernel_check import check_kernels, require, summary
-from bigmodel.training.setup import build, resolve
+from bigmodel.training.outline import resolve
+from bigmodel.training.setup import build
 from tests.commands.conftest import CARD, base
 
 

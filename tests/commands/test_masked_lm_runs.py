@@ -10,8 +10,9 @@ import pytest
 from bigmodel import config as config_lib
 from bigmodel.commands.main import main
 from bigmodel.errors import UserError
+from bigmodel.training.outline import resolve
 from bigmodel.training.restore import check_vocabulary, restored_params
-from bigmodel.training.setup import build, resolve
+from bigmodel.training.setup import build
 from bigmodel.training.state import abstract_params
 from tests.commands.conftest import base
 from tests.small import small_config, small_model

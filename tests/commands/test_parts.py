@@ -10,8 +10,8 @@ from bigmodel import specs
 from bigmodel.commands.catalogue import GIVEN, slots, summary
 from bigmodel.commands.main import main
 from bigmodel.commands.parts import part_lines, slot_lines
-from bigmodel.models.model import build_model
-from bigmodel.training import setup
+from bigmodel.models.build import build_model
+from bigmodel.training import outline, setup
 from tests.commands.conftest import base
 
 SLOTS = slots()
@@ -64,7 +64,7 @@ def test_what_the_builder_fills_in_is_what_bind_is_given(text, monkeypatch, tmp_
     flags += [('model.kernel', 'reference'), ('data.cache_dir', str(tmp_path))]
     for key, value in flags:
         config_lib.override(config, key, value)
-    resolved = setup.resolve(config)
+    resolved = outline.resolve(config)
     setup.build(resolved)
     resolved.model.update(encoder_depth=2, cross='attention')
     build_model(resolved.model, 256, 0, 'cpu')

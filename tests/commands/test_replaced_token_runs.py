@@ -9,7 +9,8 @@ import pytest
 
 from bigmodel import config as config_lib
 from bigmodel.commands.main import main
-from bigmodel.training.setup import build, resolve
+from bigmodel.training.outline import resolve
+from bigmodel.training.setup import build
 from tests.commands.conftest import base
 from tests.commands.test_companion_runs import flags, named, records, refused, saved
 from tests.small import assert_trees_close

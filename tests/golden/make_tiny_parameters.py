@@ -6,8 +6,8 @@ python -m tests.golden.make_tiny_parameters
 import pathlib
 
 from bigmodel.models import presets
+from bigmodel.models.build import build_model
 from bigmodel.models.counts import parameter_table
-from bigmodel.models.model import build_model
 from bigmodel.training.state import abstract_params
 from experiments import defaults
 

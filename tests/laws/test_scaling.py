@@ -13,8 +13,8 @@ from bigmodel.laws.fitted import read
 from bigmodel.laws.law import Law
 from bigmodel.laws.points import read_points
 from bigmodel.models import presets
+from bigmodel.models.build import build_model
 from bigmodel.models.counts import flops_per_row
-from bigmodel.models.model import build_model
 from bigmodel.sweeps.plan import Job, read_plan
 from bigmodel.training.state import abstract_params
 from experiments.ablations import scaling as card

@@ -16,7 +16,7 @@ from bigmodel.laws.advice import advice, flops_of
 from bigmodel.laws.law import PUBLISHED, to_json
 from bigmodel.laws.shapes import LADDER, nearest, preset
 from bigmodel.models import presets
-from bigmodel.models.model import build_model
+from bigmodel.models.build import build_model
 from bigmodel.training.sizes import EMBEDDINGS
 from bigmodel.training.state import abstract_params
 from experiments import defaults

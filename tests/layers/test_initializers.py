@@ -12,7 +12,8 @@ from flax import linen as nn
 from bigmodel import params as params_lib
 from bigmodel.layers.initializers import INITS
 from bigmodel.layers.mixers import MIXERS
-from bigmodel.models.model import apply, build_model, init_params
+from bigmodel.models.build import build_model
+from bigmodel.models.model import apply, init_params
 from bigmodel.specs import make
 from bigmodel.tasks.build import build_task
 from bigmodel.training.optimizers import build_optimizer

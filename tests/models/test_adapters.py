@@ -13,7 +13,7 @@ from bigmodel.models.adapters import ADAPTERS
 from bigmodel.models.counts import parameter_table
 from bigmodel.models.model import apply, apply_cached, init_params
 from bigmodel.models.quantised import dequantised
-from bigmodel.training.setup import outline
+from bigmodel.training.outline import outline
 from bigmodel.training.state import abstract_params
 from tests.small import quick_jit, random_params, random_tokens, small_config, small_model
 

@@ -9,7 +9,8 @@ import pytest
 
 from bigmodel import params as params_lib
 from bigmodel.models import presets
-from bigmodel.models.model import Model, apply, build_model
+from bigmodel.models.build import build_model
+from bigmodel.models.model import Model, apply
 from experiments import defaults
 from tests.golden.values import golden_file
 from tests.small import unboxed_shapes

@@ -10,8 +10,9 @@ import pytest
 from flax import linen as nn
 
 from bigmodel.errors import UserError
+from bigmodel.models.build import kernel_name
 from bigmodel.models.encoder import Source
-from bigmodel.models.model import Model, apply, apply_cached, init_params, kernel_name
+from bigmodel.models.model import Model, apply, apply_cached, init_params
 from tests.small import (
     CPU_KERNELS,
     quick_jit,

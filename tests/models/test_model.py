@@ -24,15 +24,8 @@ from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
 from bigmodel.layers.reference import Reference
 from bigmodel.layers.weights import WEIGHTS
-from bigmodel.models import model as model_lib
-from bigmodel.models.model import (
-    Model,
-    apply,
-    apply_cached,
-    apply_with_losses,
-    build_model,
-    init_params,
-)
+from bigmodel.models.build import SLOTS, build_model, kernel_name
+from bigmodel.models.model import Model, apply, apply_cached, apply_with_losses, init_params
 from bigmodel.models.remat import REMAT
 from bigmodel.specs import make
 from tests.small import (
@@ -387,7 +380,7 @@ def test_every_encodings_parameters_have_gradients(position: str) -> None:
 def test_every_slot_has_a_table_of_named_parts() -> None:
     tables = {'position': POSITIONS, 'mask': MASKS, 'norm': NORMS, 'ffn': FFNS, 'mixer': MIXERS}
     tables |= {'block': BLOCKS, 'kernel': KERNELS}
-    assert all(model_lib.SLOTS[slot] is table for slot, table in tables.items())
+    assert all(SLOTS[slot] is table for slot, table in tables.items())
 
 
 def test_dropout_is_on_exactly_with_a_key() -> None:
@@ -483,7 +476,7 @@ def test_impossible_models_are_refused_before_anything_is_compiled(
 
 @pytest.mark.parametrize(('spec', 'name'), [('auto', 'reference'), ('fused', 'fused')])
 def test_kernel_name_is_what_the_model_uses(spec: str, name: str) -> None:
-    assert model_lib.kernel_name(small_config(kernel=spec).model, 'cpu') == name
+    assert kernel_name(small_config(kernel=spec).model, 'cpu') == name
 
 
 @pytest.mark.parametrize('aligned', [True, False], ids=['whole_rows', 'cache'])

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel.errors import UserError
+from bigmodel.models.build import SLOTS
 from bigmodel.models.heads import HEADS
-from bigmodel.models.model import SLOTS, Model, apply_with_losses
+from bigmodel.models.model import Model, apply_with_losses
 from tests.small import (
     CPU_KERNELS,
     quick_jit,

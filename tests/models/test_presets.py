@@ -9,8 +9,8 @@ import pytest
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
 from bigmodel.models import presets
+from bigmodel.models.build import build_model
 from bigmodel.models.counts import flops_per_row
-from bigmodel.models.model import build_model
 from bigmodel.models.presets import PRESETS
 from bigmodel.training.state import abstract_params
 from experiments import defaults

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from bigmodel.errors import UserError
+from bigmodel.models.build import build_model
 from bigmodel.models.counts import flops_per_row
-from bigmodel.models.model import Model, apply, apply_cached, build_model
+from bigmodel.models.model import Model, apply, apply_cached
 from bigmodel.training.optimizers import build_optimizer
-from bigmodel.training.setup import outline
+from bigmodel.training.outline import outline
 from bigmodel.training.state import abstract_params
 from tests.small import (
     VOCAB,

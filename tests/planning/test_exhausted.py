@@ -19,7 +19,8 @@ from bigmodel.sweeps.preflight import Builder
 from bigmodel.training import loop
 from bigmodel.training.exhausted import Exhausted, exhausting
 from bigmodel.training.lowering import abstract_batch, lower_step
-from bigmodel.training.setup import build, outline, resolve
+from bigmodel.training.outline import outline, resolve
+from bigmodel.training.setup import build
 from experiments import defaults
 
 jax.devices()  # all eight, before a command chooses fewer

@@ -24,7 +24,7 @@ from bigmodel.planning.search import search
 from bigmodel.planning.topology import parse_topology
 from bigmodel.planning.traffic import bytes_of
 from bigmodel.training.lowering import abstract_batch, lower_step
-from bigmodel.training.setup import outline
+from bigmodel.training.outline import outline
 from experiments import defaults
 from tests.small import SHAPE
 

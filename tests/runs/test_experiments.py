@@ -11,7 +11,7 @@ import pytest
 from bigmodel import config as config_lib
 from bigmodel.commands.main import main
 from bigmodel.tasks.build import build_task
-from bigmodel.training.setup import resolve
+from bigmodel.training.outline import resolve
 from tests.runs.conftest import ROOT
 
 jax.devices()  # all eight, before a command chooses fewer

@@ -19,8 +19,8 @@ from bigmodel.sweeps.preflight import Builder, preflight
 from bigmodel.sweeps.status import seconds_left, status
 from bigmodel.sweeps.worker import MOST_DEATHS, Worker
 from bigmodel.training.exhausted import Exhausted
+from bigmodel.training.outline import resolve
 from bigmodel.training.rundir import RunDir
-from bigmodel.training.setup import resolve
 from bigmodel.training.writers import read_jsonl
 
 TIMES = ('seconds', 'tokens_per_second')

@@ -15,8 +15,9 @@ from bigmodel.scores.answers import overlap, per_question
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.extractive_qa import spans_of
 from bigmodel.training.evaluate import Evaluation, judges_of
+from bigmodel.training.outline import resolve
 from bigmodel.training.predictions import predictions
-from bigmodel.training.setup import build, resolve
+from bigmodel.training.setup import build
 from bigmodel.training.step import make_train_step
 from experiments import defaults
 from tests.golden.values import golden_file

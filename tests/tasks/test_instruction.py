@@ -15,7 +15,7 @@ from bigmodel.commands.main import main
 from bigmodel.data.draws import Draws
 from bigmodel.data.pipeline import open_data
 from bigmodel.data.plain_tokenizers import ByteTokenizer
-from bigmodel.models.model import build_model
+from bigmodel.models.build import build_model
 from bigmodel.tasks.build import build_task
 from bigmodel.training.step import make_loss_fn
 from tests.commands.conftest import CARD

@@ -14,7 +14,8 @@ from bigmodel.errors import UserError
 from bigmodel.models.model import Model, apply
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.masked_images import MaskedImages
-from bigmodel.training.setup import build, resolve
+from bigmodel.training.outline import resolve
+from bigmodel.training.setup import build
 from tests.small import quick_jit, random_params, small_model
 
 CARD = 'experiments/pretrain/masked_images.py'

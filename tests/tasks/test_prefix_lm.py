@@ -11,7 +11,8 @@ from bigmodel.errors import UserError
 from bigmodel.models.model import apply
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.prefix_lm import draw_prefixes
-from bigmodel.training.setup import build, resolve
+from bigmodel.training.outline import resolve
+from bigmodel.training.setup import build
 from experiments import defaults
 from tests.small import random_params, random_tokens, small_model
 

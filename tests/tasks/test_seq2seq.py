@@ -13,7 +13,8 @@ from bigmodel.data.plain_tokenizers import ByteTokenizer
 from bigmodel.errors import UserError
 from bigmodel.inference.generate import beginning
 from bigmodel.tasks.build import build_task
-from bigmodel.training.setup import build, resolve
+from bigmodel.training.outline import resolve
+from bigmodel.training.setup import build
 from experiments import defaults
 
 PAIRS = [('p' * i, 'r' * (j + 1)) for i, j in ((3, 2), (0, 0), (7, 3), (6, 5), (9, 1))]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bigmodel.models.model import build_model
+from bigmodel.models.build import build_model
 from bigmodel.planning.topology import devices_of, parse_topology, without_flags
 from bigmodel.sharding import Sharding, make_sharding
 from bigmodel.tasks.build import build_task

@@ -6,7 +6,7 @@ import pytest
 
 from bigmodel.config import ConfigDict
 from bigmodel.models.model import apply
-from bigmodel.training.setup import Outline, outline
+from bigmodel.training.outline import Outline, outline
 from tests.small import quick_jit, small_config
 
 LENGTH, DEPTH, WIDTH, HIDDEN, VOCAB = 32, 4, 64, 192, 320

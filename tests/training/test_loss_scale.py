@@ -15,7 +15,7 @@ from bigmodel.tasks.build import build_task
 from bigmodel.training.gang import AXES
 from bigmodel.training.loss_scale import Dynamic, Fixed, build_loss_scale, check_scale
 from bigmodel.training.optimizers import build_optimizer
-from bigmodel.training.setup import resolve
+from bigmodel.training.outline import resolve
 from bigmodel.training.state import State, abstract_params
 from bigmodel.training.step import gradients, make_loss_fn, make_train_step
 from experiments import defaults

@@ -6,8 +6,9 @@ import pytest
 
 from bigmodel import config as config_lib
 from bigmodel.training.loop import _lower
+from bigmodel.training.outline import resolve
 from bigmodel.training.programs import GIVEN, GIVEN_TO_EVALUATIONS, Programs, program_of
-from bigmodel.training.setup import another, build, resolve
+from bigmodel.training.setup import another, build
 from experiments import defaults
 
 # Another value of every key that programs are given.

@@ -11,7 +11,8 @@ import pytest
 
 from bigmodel import params as params_lib
 from bigmodel.errors import UserError
-from bigmodel.models.model import apply, build_model
+from bigmodel.models.build import build_model
+from bigmodel.models.model import apply
 from bigmodel.models.remat import HOST
 from bigmodel.sharding import make_sharding
 from bigmodel.tasks.build import build_task

@@ -11,9 +11,9 @@ import pytest
 from bigmodel.config import ConfigDict
 from bigmodel.sweeps.preflight import Builder
 from bigmodel.training.gang import Gang
+from bigmodel.training.outline import resolve
 from bigmodel.training.rundir import RunDir
 from bigmodel.training.running import never
-from bigmodel.training.setup import resolve
 from bigmodel.training.signals import Interrupted
 from bigmodel.training.together import Member, train_together
 from bigmodel.training.writers import read_jsonl
