@@ -21,6 +21,7 @@ from bigmodel.planning.collectives import collectives_of
 from bigmodel.planning.products import flops_of
 from bigmodel.planning.program import read_program
 from bigmodel.sharding import Sharding, make_sharding
+from bigmodel.training import companions
 from bigmodel.training.fit import check_stages
 from bigmodel.training.placement import described
 from bigmodel.training.writers import read_jsonl
@@ -237,7 +238,7 @@ MISTAKES = {
     'given microbatches': ({'pipeline': 'gpipe(32)', 'batch_size': 32}, 'other microbatches of'),
     'shared': ({'share': 'all'}, "set model.share='none'"),
     'last layers': ({'last_layers': 1}, 'set it to 0'),
-    'encoder': ({'encoder_depth': 3, 'cross': 'attention'}, '3 layers'),
+    'encoder': ({'encoder_depth': 3, 'cross': 'attention'}, 'of the encoder: .*3 layers'),
     'one repeat': ({'pipeline': 'circular(1)'}, 'at least 2'),
     'schedule': ({'pipeline': 'gpip'}, "Did you mean 'gpipe'"),
 }
@@ -256,6 +257,13 @@ def test_mistakes_are_refused_before_anything_is_compiled(name: str) -> None:
     c = config.sharding
     with pytest.raises(UserError, match=message):
         check_stages(config, make_sharding(c.mesh, c.rules, None, c.pipeline))
+
+
+def test_a_companion_of_other_layers_is_named() -> None:
+    config, theirs = small_config(LENGTH, depth=8), small_config(LENGTH, depth=6)
+    config.data.batch_size = 32
+    with pytest.raises(UserError, match=r'the teacher: .*6 layers'):
+        companions.check_stages(config, theirs, pipe('pipeline=4,data=2'), 'the teacher')
 
 
 def test_a_run_goes_on_through_stages(tmp_path: pathlib.Path) -> None:

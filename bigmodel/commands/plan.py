@@ -1,6 +1,7 @@
 """`plan`: what a config takes on a pod, compiled for it on a machine without accelerators."""
 
 import argparse
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,8 @@ def _with_options(config: ConfigDict, args: argparse.Namespace) -> ConfigDict:
     if args.rules:
         config.sharding.rules = args.rules
     if args.tokens:
-        config.num_steps = max(
-            1, round(args.tokens / (config.data.batch_size * config.data.seq_len))
-        )
+        if not 0 < args.tokens < math.inf:
+            raise UserError(f'--tokens={args.tokens} must be a number of tokens')
+        update = max(config.data.batch_size * config.data.seq_len, 1)
+        config.num_steps = max(1, round(args.tokens / update))
     return config

@@ -34,10 +34,11 @@ def run(args: argparse.Namespace) -> int:
     from bigmodel.training.profiling import Profile
 
     config = load_config(args)
+    profile = Profile(args.profile, config.num_steps)
     if args.launcher != 'local':
         return elsewhere.launch(args)
     with hosts.joined(args.coordinator, args.num_hosts, args.host):
-        return _run(workdir(args, config), config, Profile(args.profile, config.num_steps))
+        return _run(workdir(args, config), config, profile)
 
 
 def _run(path: pathlib.Path, config: ConfigDict, profile: 'Profile') -> int:

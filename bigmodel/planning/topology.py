@@ -80,7 +80,7 @@ def parse_topology(text: str) -> Topology:
         raise UserError(f'--topology={text!r}: write {_form(kind)}')
     dims = tuple(int(p) for p in parts)
     if not chip.torus:
-        if len(dims) == 1:
+        if len(dims) == 1 and (dims[0] <= 8 or dims[0] % 8 == 0):
             dims = (min(dims[0], 8), -(-dims[0] // 8))
         if len(dims) != 2 or dims[0] > 8:
             raise UserError(f'--topology={text!r}: write {_form(kind)}, at most 8 a node')

@@ -17,6 +17,7 @@ from bigmodel.sharding import Sharding
 from bigmodel.tasks.build import build_task
 from bigmodel.tasks.task import Task
 from bigmodel.training.checkpoints import find_run
+from bigmodel.training.fit import plan_stages
 from bigmodel.training.restore import learned_length, refusal, restored_params
 from bigmodel.training.state import abstract_params
 
@@ -77,6 +78,7 @@ def open_companions(
         if why := REFUSALS[task.companions_are](theirs):
             raise UserError(f'{who} {why}')
         _check(config, task, theirs, tokenizer.vocab_size, who)
+        check_stages(config, theirs, sharding, who)
         num_ids = tokenizer.vocab_size + task.extra_ids
         model = build_model(theirs.model, num_ids, 0, sharding.platform)
         boxed = abstract_params(model)
@@ -108,6 +110,15 @@ def _check(config: ConfigDict, task: Task, theirs: ConfigDict, ids: int, who: st
         raise UserError(
             f'{who} has learned positions for {learned} tokens; set data.seq_len to at most that'
         )
+
+
+def check_stages(config: ConfigDict, theirs: ConfigDict, sharding: Sharding, who: str) -> None:
+    """Its layers go through the stages of this run, if there are any."""
+    if sharding.ways('layers') > 1 and theirs.model.share == 'none':
+        try:
+            plan_stages(theirs.model, config, sharding)
+        except UserError as e:
+            raise UserError(f'{who}: {e}') from e
 
 
 def _no_decoder(theirs: ConfigDict) -> str:

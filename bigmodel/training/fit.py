@@ -225,9 +225,17 @@ def check_stages(config: ConfigDict, sharding: Sharding) -> Plan | None:
             f'sharding.rules={config.sharding.rules!r}; set it to 0, or leave pipeline out of the '
             f'rules'
         )
+    return plan_stages(model, config, sharding)
+
+
+def plan_stages(model: ConfigDict, config: ConfigDict, sharding: Sharding) -> Plan:
+    """How the rows of a microbatch of `config` go through the stages of the layers of `model`."""
     rows = config.data.batch_size // config.accumulate
     if model.encoder_depth:
-        sharding.plan(rows, model.encoder_depth // len(encoder_specs(model)))
+        try:
+            sharding.plan(rows, model.encoder_depth // len(encoder_specs(model)))
+        except UserError as e:
+            raise UserError(f'of the encoder: {e}') from e
     return sharding.plan(rows, model.depth // len(layer_specs(model)))
 
 

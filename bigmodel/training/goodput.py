@@ -5,12 +5,11 @@ the one that it goes on after}, and one for each stretch of steps, with seconds 
 up to `step`. What a later start makes again is then still there, and known to be lost.
 """
 
+import json
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-from bigmodel.training.writers import read_jsonl
 
 # clock.py says what they mean.
 KINDS = ('compute', 'input', 'host', 'evaluation', 'checkpoint', 'compile', 'start')
@@ -36,7 +35,7 @@ def goodput(path: pathlib.Path) -> dict[str, Any]:
     computed after the last line, at most `log_every` steps, is not known and counts here) and the
     other kinds. `since_step` is not 0 where an older version trained the first steps.
     """
-    return _account(_starts(read_jsonl(path)))
+    return _account(_starts(path))
 
 
 def in_words(found: Mapping[str, Any]) -> str:
@@ -50,14 +49,26 @@ def in_words(found: Mapping[str, Any]) -> str:
     return f'{wall:.0f} s: {", ".join(parts)}{restarts}{again}'
 
 
-def _starts(records: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+def _starts(path: pathlib.Path) -> list[list[Mapping[str, Any]]]:
     """The lines of each start, that of the start first."""
     starts: list[list[Mapping[str, Any]]] = []
-    for record in records:
+    for record in _records(path):
         if 'began' in record:
             starts.append([])
-        starts[-1].append(record)
+        if starts:
+            starts[-1].append(record)
     return starts
+
+
+def _records(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
+    """The lines that are whole: a kill may have cut one off."""
+    for line in path.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and 'step' in record:
+            yield record
 
 
 def _account(starts: list[list[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -151,7 +151,9 @@ def assert_adds_up(found: dict[str, Any]) -> None:
 
 
 def test_a_line_cut_off_by_a_kill_is_dropped_and_all_others_stay(now, tmp_path) -> None:
+    """Nor do lines that something else damaged take others with them."""
     path = tmp_path / 'times.jsonl'
+    path.write_bytes(b'{"step": 7, "compute": 3}\n\xff\xfe\n[]\n')
     ledger = Ledger(path, Clock(), 0)
     now.seconds = 1.5
     ledger.write(3)
@@ -167,3 +169,4 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_all_others_stay(now, tmp_path) 
     found = goodput(path)
     assert found['down'] == 8.5 and found['lost'] == 1.5 and found['productive_seconds'] == 2
     assert found['wall_seconds'] == 12 and found['lost_steps'] == 1
+    assert b'comp\n{' in path.read_bytes()  # appended to
