@@ -259,6 +259,19 @@ def test_mistakes_are_refused_before_anything_is_compiled(name: str) -> None:
         check_stages(config, make_sharding(c.mesh, c.rules, None, c.pipeline))
 
 
+def test_layers_of_a_circular_pipeline_wait_on_the_host_where_a_policy_says_so() -> None:
+    tokens = jnp.asarray(random_tokens(ROWS, LENGTH))
+
+    def moves(remat: str) -> int:
+        model = small_model(LENGTH, depth=DEPTH, remat=remat)
+        params = random_params(model)
+        with pipe('pipeline=2', pipeline=CIRCULAR).active():
+            program = jax.make_jaxpr(jax.grad(lambda p: apply(model, p, tokens).sum()))(params)
+        return str(program).count('MemorySpace.Host')
+
+    assert moves('full') == 0 < moves('offload')
+
+
 def test_a_companion_of_other_layers_is_named() -> None:
     config, theirs = small_config(LENGTH, depth=8), small_config(LENGTH, depth=6)
     config.data.batch_size = 32

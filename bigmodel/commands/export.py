@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
 def plain(config: ConfigDict) -> ConfigDict:
     """The config of the merged model: no adapter, nothing to start from, nothing frozen."""
     config = config.copy_and_resolve_references()
+    if config.model.adapter != 'none':
+        config.model.param_dtype = 'float32'  # of what it merges
     config.model.adapter, config.optimizer.ema = 'none', 0.0
     config.checkpoint.best, config.stop_early = '', ''
     config.init_from.path, config.checkpoint.only_trained = '', False

@@ -77,6 +77,11 @@ class Full:
         """The key of a module's products, where they need one."""
         return None
 
+    def check_keyless(self, what: str, pattern: str) -> None:
+        """Raises UserError where products of `what`, weights of paths like `pattern`, would need a
+        key: they have none.
+        """
+
 
 class Quantised(Full):
     """Base of those that multiply codes. Fields of both: `full`, `gradients`, `scale`, `tile`."""
@@ -93,6 +98,10 @@ class Quantised(Full):
                 raise ValueError(f'full: {pattern!r} is not a regular expression: {e}') from e
         if self.tile and self.scale != 'channel':
             raise ValueError(f"tile={self.tile} needs scale='channel'")
+        if self.stochastic and self.gradients == 'none':
+            raise ValueError(
+                "stochastic=True rounds gradients, which are in full: gradients='none'"
+            )
         _qwix()
 
     def quantises(self, path: str) -> bool:
@@ -127,16 +136,19 @@ class Quantised(Full):
         return products.in_blocks(x_ND, w_EDF, sizes_E, self._each)
 
     def _each(self, x_ERD: Array, w_EDF: Array) -> Array:
-        if self.stochastic:
-            raise UserError(
-                'model.matmul: stochastic=True has no keys for the gradients of experts; leave '
-                "them in full, full=('.*/ffn/', …), or set stochastic=False"
-            )
+        self.check_keyless('experts', '.*/ffn/')
         self._check(*w_EDF.shape[1:])
         return jax.vmap(lambda x, w: _product(self, x, w, None))(x_ERD, w_EDF)
 
     def key(self, module: nn.Module) -> Array | None:
         return module.make_rng('dropout') if self.stochastic and module.has_rng('dropout') else None
+
+    def check_keyless(self, what: str, pattern: str) -> None:
+        if self.stochastic:
+            raise UserError(
+                f'model.matmul: stochastic=True has no keys for the gradients of {what}; leave '
+                f'them in full, full=({pattern!r}, …), or set stochastic=False'
+            )
 
     def _check(self, *sizes: int) -> None:
         for size in sizes:

@@ -111,10 +111,11 @@ class Backbone(nn.Module):
         return self.final_norm(x_BLD)
 
     def _group(self) -> type[nn.Module]:
-        if self.remat == 'none':
+        policy = policy_of(self.remat)
+        if policy is None:
             return Group
         # Outside of a loop XLA would merge the recomputation with the first computation.
-        return nn.remat(Group, policy=policy_of(self.remat), prevent_cse=self.unroll > 1)
+        return nn.remat(Group, policy=policy, prevent_cse=self.unroll > 1)
 
     def _through(
         self, pipeline: Stages, x_BLD: Array, carried: dict[str, Array], context: Context

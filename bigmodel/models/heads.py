@@ -61,6 +61,7 @@ class LMHead(nn.Module):
             rest = (('embed', 'vocab'), 'head', self.init, self.dtype)
             weight_DV = Matrix(width, self.vocab_size, *rest, name='out')()
             x_BLD, matmul = x_BLD.astype(self.dtype), matmul_of(self, 'out/weight')
+        matmul.check_keyless('the head', 'inputs/' if self.tied else 'head/')
         scale = self.logit_scale / (math.sqrt(width) if self.scale else 1)
         rest = (bias_V, scale, self.num_ids, self.chunk, matmul)
         logits = Deferred(x_BLD, weight_DV, *rest)

@@ -125,7 +125,7 @@ def _stage(stages: Stages, layer: Layer, unroll: int) -> Callable[..., tuple[Any
     return run
 
 
-def _all_but(weights: Any, policy: Policy) -> Callable[..., bool]:
+def _all_but(weights: Any, policy: Policy) -> Callable[..., Any]:
     """The policy of a checkpoint of a stage: of layers what `policy` keeps and what they hand on,
     but nothing that is computed of weights alone.
     """
@@ -139,12 +139,13 @@ def _all_but(weights: Any, policy: Policy) -> Callable[..., bool]:
         # Loops have the dims of stages and layers in another order.
         return any((*sorted(shape[:n]), *shape[n:]) in shapes for n in (2, 3, 4))
 
-    def keep(primitive: Any, *inputs: Any, **params: Any) -> bool:
+    def keep(primitive: Any, *inputs: Any, **params: Any) -> Any:
         numbers = [x for x in inputs if jnp.issubdtype(x.dtype, jnp.floating) and x.ndim]
         if numbers and all(is_weight(x.shape) for x in numbers):
             return False
-        named = params.get('name') == _HANDED_ON
-        return policy is None or named or bool(policy(primitive, *inputs, **params))
+        if policy is None or params.get('name') == _HANDED_ON:
+            return True
+        return policy(primitive, *inputs, **params)  # which may say where to keep it
 
     return keep
 

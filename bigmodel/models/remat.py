@@ -47,6 +47,7 @@ def offload(*, names: tuple = ('block_input',), saved: tuple = ()) -> Policy:
     """What bears one of the `names` waits in the host's memory for the backward pass; what bears
     one of `saved` is kept on the device.
     """
+    _check('offload', names)
     _check('offload', (*names, *saved))
     both = set(names) & set(saved)
     if both:
@@ -88,5 +89,5 @@ def _check(policy: str, names: Sequence[Any]) -> None:
     if not names:
         raise UserError(f"model.remat: {policy}(names=()) keeps nothing; write 'full'")
     for name in names:
-        if name not in NAMES:
+        if not isinstance(name, str) or name not in NAMES:
             raise unknown(f'name in model.remat={policy}(...)', str(name), NAMES)

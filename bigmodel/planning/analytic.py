@@ -23,6 +23,7 @@ from bigmodel.config import ConfigDict
 from bigmodel.data.pipeline import Data
 from bigmodel.models.build import compute_dtype
 from bigmodel.models.heads import chunk_of
+from bigmodel.models.remat import policy_of
 from bigmodel.planning.collectives import Collective, sent
 from bigmodel.planning.compiled import optimizer_bytes, shard_bytes
 from bigmodel.planning.costs import Costs, Memory, seconds_of
@@ -137,7 +138,8 @@ def _memory(
     ticks = _ticks(plan)
     kept, offloaded = (_kept(plan, x) * ticks for x in (traced.kept, traced.offloaded))
     # What is recomputed of one layer is there while its backward pass runs.
-    again = 0.0 if config.model.remat == 'none' else _kept(plan, plain.kept) / config.model.depth
+    recomputes = policy_of(config.model.remat) is not None
+    again = _kept(plan, plain.kept) / config.model.depth if recomputes else 0.0
     tokens = _tokens(plan)
     own_ids = config.model.vocab_size / plan.sharding.mesh.shape['tensor']
     chunk = chunk_of(config.model.head)

@@ -290,6 +290,7 @@ def check_matmul(model: ConfigDict, params: Any) -> None:
                 f'{what}: {pattern!r} matches no parameter from its start; `launch.py show` lists '
                 f'their paths'
             )
-    weights = [path for path in paths if path.endswith('/weight')]
+    weights = [path.removesuffix('/codes') for path in paths]  # of a base in few bits
+    weights = [path for path in weights if path.endswith(('/weight', '/table'))]
     if matmul.full and not any(matmul.quantises(path) for path in weights):
         raise UserError(f"{what} leaves all weights in full: set it to 'full'")

@@ -21,6 +21,8 @@ from bigmodel.specs import POSITIVE, Range, make
 State = dict[str, jax.Array]
 GROWS = Range(lambda x: x > 1, 'above 1')
 LEAST = 2.0**-24  # float16's smallest number: of a mean loss times this nothing would be left
+SCALE = Range(lambda x: LEAST <= x <= 2.0**126, 'from 2**-24 to 2**126')
+MANY = 40  # skipped steps, which may be more than half of all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Scaled(NoScale):
 
         def grad(*args: Any) -> tuple[Any, Metrics]:
             grads, (metrics, factor) = jax.grad(scaled, has_aux=True)(*args)
-            return jax.tree.map(lambda g: g / factor.astype(g.dtype), grads), metrics
+            # In float32: bfloat16 has no scale that is no power of two.
+            exact = jax.tree.map(lambda g: (g.astype(jnp.float32) / factor).astype(g.dtype), grads)
+            return exact, metrics
 
         return grad
 
@@ -82,7 +86,7 @@ class Scaled(NoScale):
 class Fixed(Scaled):
     """The loss is multiplied by `scale` (Micikevicius et al. 2018, §3.2)."""
 
-    scale: Annotated[float, POSITIVE] = 1024.0
+    scale: Annotated[float, SCALE] = 1024.0
 
     def scale_of(self, state: State) -> jax.Array:
         return jnp.float32(self.scale)
@@ -95,7 +99,7 @@ class Dynamic(Scaled):
     torch.amp.GradScaler does it).
     """
 
-    initial: Annotated[float, POSITIVE] = 65536.0
+    initial: Annotated[float, SCALE] = 65536.0
     growth_interval: Annotated[int, POSITIVE] = 2000
     factor: Annotated[float, GROWS] = 2.0
 
@@ -120,7 +124,7 @@ class Dynamic(Scaled):
 LOSS_SCALES = {'none': NoScale, 'fixed': Fixed, 'dynamic': Dynamic}
 
 
-def named(config: ConfigDict) -> str:
+def resolved(config: ConfigDict) -> str:
     """`optimizer.loss_scale`, where 'auto' is dynamic for float16 and else none."""
     text = config.optimizer.loss_scale
     if text != 'auto':
@@ -130,12 +134,22 @@ def named(config: ConfigDict) -> str:
 
 def build_loss_scale(config: ConfigDict) -> NoScale:
     """The loss scaling of a run config."""
-    return make(LOSS_SCALES, named(config), 'optimizer.loss_scale')
+    return make(LOSS_SCALES, resolved(config), 'optimizer.loss_scale')
 
 
 def check_scale(step: int, metrics: Metrics) -> None:
-    """Raises UserError when no scale is small enough for gradients to be finite."""
-    scale = metrics['loss_scale'].value() if 'loss_scale' in metrics else 1.0
+    """Raises UserError when no scale is small enough for gradients to be finite, and when most
+    steps change nothing.
+    """
+    if 'loss_scale' not in metrics:
+        return
+    scale, skipped = (metrics[name].value() for name in ('loss_scale', 'skipped_steps'))
+    if skipped >= MANY and 2 * skipped > step:
+        raise UserError(
+            f'{skipped:.0f} of {step} steps had gradients that are not finite, at a loss scale of '
+            f'{scale:.2g}, and changed nothing; set a smaller optimizer.loss_scale, or '
+            f'model.dtype=bfloat16 (check_finite=False goes on regardless)'
+        )
     if scale < LEAST:
         raise UserError(
             f'gradients are not finite at any loss scale: it is {scale:.2g} at step {step}; '

@@ -117,7 +117,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if config[group][last] < 0:
             raise UserError(f'{key}={config[group][last]} must not be negative')
     presets.resolve(config.model, config.data.seq_len)
-    config.optimizer.loss_scale = loss_scale.named(config)
+    config.optimizer.loss_scale = loss_scale.resolved(config)
     config.companions = tuple(f'{name}: {path}' for name, path in named(config).items())
     return config
 

@@ -89,7 +89,14 @@ class Setup(Outline):
             state.params,
             is_leaf=lambda x: x is None,
         )
-        return dataclasses.replace(state, params=params)
+        state = dataclasses.replace(state, params=params)
+        return self._with_copies(state) if self.optimizer.storage.master else state
+
+    def _with_copies(self, state: State) -> State:
+        """The state whose exact copies are those of its parameters."""
+        places = jax.tree.map(lambda a: a.sharding, self.abstract.opt_state)
+        first = jax.jit(self.optimizer.init, out_shardings=places)
+        return dataclasses.replace(state, opt_state=first(state.params, self.hparams))
 
     def _make_init(self) -> Callable[[HParams], State]:
         placed = jax.tree.map(lambda a: a.sharding, self.abstract.replace(companions={}))

@@ -64,6 +64,32 @@ def test_such_a_run_resumes_bitwise_and_other_dtypes_read_it(text, tmp_path, cap
     checkpoints.close()
 
 
+def test_exact_copies_are_of_the_parameters_that_a_run_starts_from(finished_run, text, tmp_path):
+    changes = {
+        'model.param_dtype': 'bfloat16',
+        'optimizer.master': True,
+        'optimizer.learning_rate': 0.0,
+        'num_steps': 1,
+        'seed': 5,
+        'init_from.path': str(finished_run),
+    }
+    run = tmp_path / 'run'
+    argv = ['train', *base(text), *(f'--config.{k}={v}' for k, v in changes.items())]
+    assert main([*argv, f'--workdir={run}']) == 0
+    weight = 'backbone/layers/block_0/ffn/in/weight'
+
+    def read(path):
+        checkpoints = Checkpoints(path / 'checkpoints')
+        step = checkpoints.latest()
+        shape = checkpoints.param_shapes(step)[weight]
+        wanted = nest({weight: jax.ShapeDtypeStruct(shape, jnp.bfloat16)})
+        found = flatten(checkpoints.restore_params(step, wanted, (('.*', True),)))[weight]
+        checkpoints.close()
+        return np.asarray(found, np.float32)
+
+    np.testing.assert_array_equal(read(run), read(finished_run))
+
+
 def test_a_run_from_before_these_keys_is_as_it_was(finished_run, text, capsys):
     """Its config.json lacks them: it is the same run, and evaluates."""
     path = finished_run / 'config.json'

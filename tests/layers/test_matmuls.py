@@ -230,6 +230,7 @@ def test_sums_that_an_int32_cannot_hold_are_refused() -> None:
         ('int8(gradients="some")', "'all' or 'inputs' or 'none'"),
         ('int8(full=("(",))', 'not a regular expression'),
         ('int8(tile=8, scale="tensor")', "tile=8 needs scale='channel'"),
+        ('int8(gradients="none", stochastic=True)', 'rounds gradients, which are in full'),
         ('fp8(stochastic=True)', "fp8 has no argument 'stochastic'"),
     ],
 )
@@ -243,7 +244,7 @@ def test_regexes_and_tiles_that_do_not_fit_the_model_are_refused() -> None:
     params = random_params(small_model())
     for spec, words in (
         ('int8(full=("blocks/",))', "'blocks/' matches no parameter"),
-        ('int8(full=("backbone/",))', 'leaves all weights in full'),
+        ('int8(full=("backbone/", "inputs/"))', 'leaves all weights in full'),
     ):
         with pytest.raises(UserError, match=words):
             check_matmul(small_config(matmul=spec).model, params)
@@ -251,6 +252,8 @@ def test_regexes_and_tiles_that_do_not_fit_the_model_are_refused() -> None:
         random_params(small_model(matmul='int8(tile=5)'))
     with pytest.raises(UserError, match=r'stochastic=True has no keys .* experts'):
         random_params(small_model(matmul=ALL, ffn='moe(experts=4)'))
+    with pytest.raises(UserError, match=r'stochastic=True has no keys .* the head'):
+        random_params(small_model(matmul='int8(full=(), stochastic=True)'))
 
 
 def test_without_qwix_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

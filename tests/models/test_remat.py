@@ -89,6 +89,8 @@ def test_every_mixer_and_ffn_bears_names():
         ('offload(names=("keys",), saved=("keys",))', "offload has 'keys' in names and in saved"),
         ('save(names=())', "write 'full'"),
         ('save(names=3)', 'expected tuple'),
+        ('save(names=(["keys"],))', 'unknown name'),
+        ('offload(names=(), saved=("keys",))', "write 'full'"),
         ('ful', "Did you mean 'full'"),
     ],
 )

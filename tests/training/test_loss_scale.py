@@ -153,6 +153,23 @@ def test_auto_is_dynamic_for_float16_alone() -> None:
 
 
 def test_a_scale_that_fell_to_nothing_stops_the_run() -> None:
-    metrics = {'loss_scale': Mean(jnp.float32(1e-9), jnp.float32(1))}
     with pytest.raises(UserError, match=r'not finite at any loss scale: it is 1e-09 at step 7'):
-        check_scale(7, metrics)
+        check_scale(7, told(loss_scale=1e-9, skipped_steps=3))
+
+
+def test_a_run_of_which_most_steps_are_skipped_stops() -> None:
+    check_scale(100, told(loss_scale=1e30, skipped_steps=50))
+    with pytest.raises(UserError, match=r'51 of 100 steps had gradients that are not finite'):
+        check_scale(100, told(loss_scale=1e30, skipped_steps=51))
+
+
+@pytest.mark.parametrize('spec', ['fixed(scale=1e-50)', 'dynamic(initial=1e39)'])
+def test_scales_that_float32_does_not_have_are_refused(spec: str) -> None:
+    config = defaults.get_config()
+    config.optimizer.loss_scale = spec
+    with pytest.raises(UserError, match=r'must be from 2\*\*-24 to 2\*\*126'):
+        build_loss_scale(config)
+
+
+def told(**values: float) -> dict[str, Mean]:
+    return {name: Mean(jnp.float32(value), jnp.float32(1)) for name, value in values.items()}
