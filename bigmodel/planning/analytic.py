@@ -69,7 +69,7 @@ def analytic_memory(
     plain = one.copy_and_resolve_references()
     plain.model.remat = 'none'
     traced = [_traced(c, traces, data) for c in (one, plain)]
-    state = shard_bytes(plan.abstract.params), shard_bytes(plan.abstract.opt_state)
+    state = shard_bytes(plan.abstract.params), *optimizer_bytes(plan)
     return _memory(plan, *traced, state, 1)
 
 
