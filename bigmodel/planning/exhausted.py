@@ -178,7 +178,7 @@ def _help(found: Sequence[Remedy], there: int) -> list[tuple[str, ...]]:
     ]
 
 
-def _tried[T](make: Callable[[], T]) -> tuple[T | None, str]:
+def _tried(make: Callable[[], Any]) -> tuple[Any, str]:
     """What is made, or None and why it cannot be: a traceback would hide all the rest."""
     try:
         return make(), ''

@@ -63,7 +63,7 @@ def remedies(
 
 
 def candidates(setup: Setup, of_step: bool) -> Iterator[tuple[dict[str, Any], str]]:
-    """Changes that the run may do with, and what else they do; `of_step`: also of the step alone."""
+    """Changes that the run may do with, and what else they do; `of_step`: the step alone too."""
     config, mesh = setup.config, setup.sharding.mesh
     rows, ways = config.data.batch_size, setup.sharding.batch_ways * config.accumulate
     if of_step and config.model.remat != 'full':

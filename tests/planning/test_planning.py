@@ -315,6 +315,15 @@ def test_arms_that_do_not_fit_are_listed_below_those_that_do(
     assert lines[-1].split()[:2] == ['none', 'it'] and lines[0].startswith('dots_no_batch')
 
 
+def test_axes_between_nodes_of_gpus_are_planned() -> None:
+    config = tiny(depth=2)
+    config.sharding.mesh, config.sharding.rules = 'dcn_pipeline=2,data=2', 'pipeline'
+    plan = planned(config, parse_topology('h100:2x2')).plan
+    hosts = np.vectorize(lambda d: d.process_index)(plan.sharding.mesh.devices)
+    axis = plan.sharding.mesh.axis_names.index('pipeline')
+    assert [set(h.flat) for h in np.moveaxis(hosts, axis, 0)] == [{0}, {1}]
+
+
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs `pip install libtpu`')
 def test_a_tpus_compiler_puts_on_the_host_what_policies_say() -> None:
     topology = parse_topology('v5e:2x4')
