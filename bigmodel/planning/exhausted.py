@@ -47,6 +47,13 @@ def _lines(setup: Setup, said: str, compiles: bool) -> list[str]:
     kinds, why = _tried(lambda: _kinds(setup, takes))
     wants = takes or (compared[0] if compared else sum((kinds or {}).values()))
     fits = takes is not None and takes < there
+
+    def found() -> list[Remedy]:
+        all_found = remedies(setup, takes, SECONDS * compiles, not fits)
+        if takes is None and compared:  # the compiler knows better than the model how much it is
+            return [r.of(compared[0]) for r in all_found]
+        return all_found
+
     return [
         f'out of memory: the training step wants {size(wants) if wants else "more"} of a device '
         f'that has {in_words}',
@@ -58,7 +65,7 @@ def _lines(setup: Setup, said: str, compiles: bool) -> list[str]:
         ),
         *_table(
             'what would help most, with another --workdir',
-            lambda: _help(remedies(setup, takes, SECONDS * compiles, not fits), there),
+            lambda: _help(found(), there),
         ),
         f'  it said: {said.strip().splitlines()[0][:200]}',
     ]

@@ -40,6 +40,11 @@ class Remedy:
         """As they are given to `launch.py`."""
         return ' '.join(f'--config.{key}={value}' for key, value in self.changes.items())
 
+    def of(self, total: float | int) -> 'Remedy':
+        """Of a step that takes `total` bytes, not what the model says, the same part."""
+        part = self.takes / max(self.takes + self.saves, 1)
+        return dataclasses.replace(self, takes=total * part, saves=total * (1 - part))
+
 
 def remedies(
     setup: Setup, takes: float | int | None, seconds: float | int, of_step: bool = True
@@ -118,8 +123,7 @@ def _compiled(
     began, longest = time.monotonic(), compilation().seconds
     for one in found:
         start = time.monotonic()
-        part = one.takes / max(one.takes + one.saves, 1)
-        remedy = dataclasses.replace(one, takes=takes * part, saves=takes * (1 - part))
+        remedy = one.of(takes)
         if start - began + longest > seconds:
             yield remedy
             continue

@@ -198,7 +198,9 @@ def test_a_step_that_cannot_be_compiled_is_modelled(text_file) -> None:
     assert 'a device that has 30.8 GiB' in said and 'by a model of the step' in said
     assert 'wants 63.8 GiB of' in said and 'would fit' not in said
     assert 'transformer/h/0/self_attention' in said and 'not known' not in said
-    saves = [float(n) for n in re.findall(r'saves ([\d.]+) MiB', said)]
+    both = re.findall(r'saves ([\d.]+) GiB +takes ([\d.]+) GiB', said)
+    assert [float(a) + float(b) for a, b in both] == pytest.approx([63.8] * 3, abs=0.1)
+    saves = [float(a) for a, _ in both]
     assert len(saves) == 3 and saves == sorted(saves, reverse=True)
     assert said.count('(modelled)') == 3 and 'not known' not in said
 
