@@ -43,7 +43,7 @@ def make_mesh(text: str, devices: Sequence[Any]) -> Mesh:
 
 
 def _hybrid(
-    text: str, fast: tuple[int, ...], slow: tuple[int, ...], devices: list[jax.Device]
+    text: str, fast: tuple[int, ...], slow: tuple[int, ...], devices: list[Any]
 ) -> np.ndarray:
     """Devices in which each slice is a block of `fast`, and blocks are laid out as `slow`."""
     slices = _slices(devices, math.prod(slow))
@@ -55,15 +55,18 @@ def _hybrid(
     grids = np.empty(len(slices), object)
     for i, own in enumerate(slices):
         own = own[: math.prod(fast)]
+        if own[0].platform == 'tpu' and not hasattr(own[0], 'coords'):  # only imagined
+            grids[i] = np.array(own).reshape(fast)
+            continue
         grids[i] = mesh_utils.create_device_mesh(fast, own, allow_split_physical_axes=True)
     # Axis by axis: first over slices, then within one.
     return np.block(grids.reshape(slow).tolist())
 
 
-def _slices(devices: list[jax.Device], count: int) -> list[list[jax.Device]]:
+def _slices(devices: list[Any], count: int) -> list[list[Any]]:
     """TPUs know their slice, a host of GPUs is one; CPUs of one host play `count` of them."""
     by_slice = devices[0].platform != 'cpu' and hasattr(devices[0], 'slice_index')
-    found: dict[int, list[jax.Device]] = {}
+    found: dict[int, list[Any]] = {}
     for device in devices:
         number = device.slice_index if by_slice else device.process_index
         found.setdefault(number, []).append(device)

@@ -101,7 +101,7 @@ class Watch:
         for run in runs:
             if run.state in ENDED and run.job not in self._said:
                 self._said.add(run.job)
-                value = run.error or _value(plan, run)
+                value = run.reason or _value(plan, run)
                 print(
                     f'{run.job!s:<40} {run.state}  {value}   [{summary(plan, runs)}]',
                     flush=True,

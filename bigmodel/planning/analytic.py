@@ -36,11 +36,12 @@ from bigmodel.training.outline import Outline, outline
 
 @dataclasses.dataclass(frozen=True)
 class Imagined:
-    """A device of a mesh that only its shape is asked of."""
+    """A device of a mesh that only its shape is asked of, and which host and slice it is of."""
 
     id: int
     platform: str
     process_index: int = 0
+    slice_index: int = 0
     device_kind: str = 'imagined'
 
 
@@ -51,8 +52,7 @@ def analytic_costs(
 
     `traces` keeps what was traced, by config of one device, for others of the same.
     """
-    platform = 'tpu' if topology.is_tpu else 'gpu'
-    plan = outline(config, chips=[Imagined(i, platform) for i in range(topology.num_devices)])
+    plan = outline(config, chips=_imagined(topology))
     one = _of_one_device(plan)
     traces = {} if traces is None else traces
     plain = one.copy_and_resolve_references()
@@ -64,14 +64,27 @@ def analytic_memory(
     config: ConfigDict, chips: Sequence[Any], data: Data, traces: dict[str, Traced]
 ) -> Memory:
     """What a resolved config takes of one of these chips by the model, `data` being the run's."""
-    platform = chips[0].platform
-    plan = outline(config, data, [Imagined(i, platform) for i in range(len(chips))])
+    plan = outline(config, data, [_alike(i, chip) for i, chip in enumerate(chips)])
     one = _of_one_device(plan)
     plain = one.copy_and_resolve_references()
     plain.model.remat = 'none'
     traced = [_traced(c, traces, data) for c in (one, plain)]
-    state = shard_bytes(plan.abstract.params), shard_bytes(plan.abstract.opt_state)
+    state = shard_bytes(plan.abstract.params), *optimizer_bytes(plan)
     return _memory(plan, *traced, state, 1)
+
+
+def _imagined(topology: Topology) -> list[Imagined]:
+    """The devices of a topology; a node of GPUs is a host, and a slice for axes between them."""
+    numbers = range(topology.num_devices)
+    if topology.is_tpu:
+        return [Imagined(i, 'tpu') for i in numbers]
+    nodes = [i // topology.dims[0] for i in numbers]
+    return [Imagined(i, 'gpu', node, node) for i, node in enumerate(nodes)]
+
+
+def _alike(number: int, chip: Any) -> Imagined:
+    host = chip.process_index
+    return Imagined(number, chip.platform, host, getattr(chip, 'slice_index', host))
 
 
 def _traced(one: ConfigDict, traces: dict[str, Traced], data: Data | None = None) -> Traced:

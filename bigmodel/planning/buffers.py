@@ -27,6 +27,7 @@ _WRAPPER = re.compile(
     r'(\w*\(.*\)|closed_call|core_call|while|body|cond|scan|checkpoint|remat|rematted_computation|'
     r'shard_map|custom_[jv][vj]p_call|branch_\d+_fun)$'
 )
+_OUTERMOST = re.compile(r'[A-Z]\w*\.\w+$')  # Model._outputs, a method of the whole model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,7 @@ def layer_of(op_name: str) -> tuple[str, str]:
     # The parameters of a primitive, in older versions, may have slashes; einsums have a name too.
     parts = [p for p in op_name.partition('[')[0].split('/') if not _WRAPPER.match(p)]
     parts = [p for p in parts[:-1] if re.fullmatch(r'[\w.]+', p)] + parts[-1:]
+    parts = parts[1:] if parts and _OUTERMOST.match(parts[0]) else parts
     # 'mixer/mixer._attend' is a method of mixer.
     pairs = itertools.pairwise(parts)
     layer = '/'.join(part for part, after in pairs if not after.startswith(f'{part}.'))

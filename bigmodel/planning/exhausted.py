@@ -13,7 +13,7 @@ from bigmodel import params as params_lib
 from bigmodel.errors import OutOfMemory
 from bigmodel.planning.analytic import analytic_memory
 from bigmodel.planning.buffers import Buffer, largest
-from bigmodel.planning.compiled import shard_bytes
+from bigmodel.planning.compiled import optimizer_bytes, shard_bytes
 from bigmodel.planning.program import read_program
 from bigmodel.planning.remedies import Remedy, remedies, total_bytes
 from bigmodel.planning.said import buffers_in, used_and_there
@@ -27,30 +27,48 @@ CGROUP = pathlib.Path('/sys/fs/cgroup/memory.max')
 
 
 def explained(error: Exhausted, compiles: bool = True) -> OutOfMemory:
-    """The error to raise instead; without `compiles` what would help is modelled alone."""
+    """The error to raise instead; without `compiles` what would help is modelled alone.
+
+    Raises nothing: where it cannot be explained, what is returned has the text of `error`.
+    """
     for raised in filter(None, (error, error.__cause__)):
         traceback.clear_frames(raised.__traceback__)  # they hold the state, which takes memory
-    setup, said = error.setup, str(error)
-    step = setup.programs.made('step')
-    takes = total_bytes(step) if step is not None else None
-    there = memory_of_device(said)
-    kinds = _kinds(setup, step)
-    wants = takes if takes is not None else sum(kinds.values())
-    lines = [
-        f'out of memory: the training step wants {size(wants)} of a device that has {there[1]}',
-        f'  it wants  {", ".join(f"{name} {size(n)}" for name, n in kinds.items())}',
-        *_beside(wants, there[0], takes is None),
+    try:
+        return OutOfMemory('\n'.join(_lines(error.setup, str(error), compiles)))
+    except Exception as e:
+        why = f'why is not known ({type(e).__name__}: {str(e)[:100]})'
+        return OutOfMemory(f'out of memory: {error}\n  {why}')
+
+
+def _lines(setup: Setup, said: str, compiles: bool) -> list[str]:
+    step, compared = setup.programs.made('step'), used_and_there(said)
+    takes, unknown = _tried(lambda: total_bytes(step)) if step is not None else (None, '')
+    there, in_words = memory_of_device(said)
+    kinds, why = _tried(lambda: _kinds(setup, takes))
+    wants = takes or (compared[0] if compared else sum((kinds or {}).values()))
+    fits = takes is not None and takes < there
+
+    def found() -> list[Remedy]:
+        all_found = remedies(setup, takes, SECONDS * compiles, not fits)
+        if takes is None and compared:  # the compiler knows better than the model how much it is
+            return [r.of(compared[0]) for r in all_found]
+        return all_found
+
+    return [
+        f'out of memory: the training step wants {size(wants) if wants else "more"} of a device '
+        f'that has {in_words}',
+        f'  it wants  {_listed(kinds) if kinds else why or unknown}',
+        *_beside(wants, there, takes is None, compared[0] if compared else None),
         *_table(
             'the largest buffers at its peak',
             lambda: _rows(buffers_in(said) or _buffers_of(step), _by_shape(setup)),
         ),
         *_table(
             'what would help most, with another --workdir',
-            lambda: _help(remedies(setup, takes, SECONDS * compiles), there[0]),
+            lambda: _help(found(), there),
         ),
         f'  it said: {said.strip().splitlines()[0][:200]}',
     ]
-    return OutOfMemory('\n'.join(lines))
 
 
 def memory_of_device(said: str = '') -> tuple[int, str]:
@@ -79,33 +97,44 @@ def size(num_bytes: float | int) -> str:
     return f'{number:.3g} {unit}' if number < 1000 else f'{number:,.0f} {unit}'
 
 
-def _kinds(setup: Setup, step: Any) -> dict[str, float | int]:
-    """Bytes of a device by what they are."""
+def _kinds(setup: Setup, takes: int | None) -> dict[str, float | int]:
+    """Bytes of a device by what they are; `takes` are those of the compiled step, if it is."""
     state = setup.abstract
-    parameters, optimizer = shard_bytes(state.params), shard_bytes(state.opt_state)
+    parameters, (optimizer, _) = shard_bytes(state.params), optimizer_bytes(setup)
     frozen = shard_bytes(state.companions)
     kinds: dict[str, float | int] = {'parameters': parameters, 'optimizer': optimizer}
     kinds |= {'companions': frozen} if frozen else {}
-    if step is None and setup.companions:
+    if takes is None and setup.companions:
         return kinds
     gradients = shard_bytes(setup.optimizer.selection.part(state.params))
-    if step is None:
+    if takes is None:
         chips = list(setup.sharding.mesh.devices.flat)
         modelled = analytic_memory(setup.config, chips, setup.data, {})
         rest = modelled.activations + max(modelled.temporaries - gradients, 0)
     else:
-        rest = max(total_bytes(step) - parameters - optimizer - frozen - gradients, 0)
+        rest = max(takes - parameters - optimizer - frozen - gradients, 0)
     return kinds | {'gradients': gradients, 'activations and temporaries': rest}
 
 
-def _beside(wants: float | int, there: int, modelled: bool) -> list[str]:
+def _listed(kinds: Mapping[str, float | int]) -> str:
+    return ', '.join(f'{name} {size(n)}' for name, n in kinds.items())
+
+
+def _beside(wants: float | int, there: int, modelled: bool, other: int | None) -> list[str]:
+    """Where the numbers are from, and what else takes memory where the step fits; `other` are the
+    bytes of the program that a compiler refused.
+    """
     how = ['  by a model of the step, which could not be compiled'] * modelled
     if wants >= there:
         return how
+    if other is not None:
+        refused = f'another program, such as that of an evaluation, wants {size(other)}'
+        return [f'  the step fits: {refused}']
+    fits = 'that alone would fit' if modelled else 'the step fits, what runs beside it does not'
     return [
         *how,
-        '  that alone would fit: look for another process, an evaluation, or on GPUs for what XLA '
-        'leaves free (XLA_PYTHON_CLIENT_MEM_FRACTION)',
+        f'  {fits}: look for an evaluation, another process, or on GPUs for what XLA leaves free '
+        '(XLA_PYTHON_CLIENT_MEM_FRACTION)',
     ]
 
 
@@ -156,12 +185,19 @@ def _help(found: Sequence[Remedy], there: int) -> list[tuple[str, ...]]:
     ]
 
 
-def _table(title: str, make: Callable[[], list[tuple[str, ...]]]) -> list[str]:
-    """Its lines; where the rows cannot be made, why: a traceback would hide all the rest."""
+def _tried(make: Callable[[], Any]) -> tuple[Any, str]:
+    """What is made, or None and why it cannot be: a traceback would hide all the rest."""
     try:
-        rows = make()
+        return make(), ''
     except Exception as e:
-        return [f'  {title}: not known ({type(e).__name__}: {str(e)[:100]})']
+        return None, f'not known ({type(e).__name__}: {str(e)[:100]})'
+
+
+def _table(title: str, make: Callable[[], list[tuple[str, ...]]]) -> list[str]:
+    """Its lines; where the rows cannot be made, why."""
+    rows, why = _tried(make)
+    if rows is None:
+        return [f'  {title}: {why}']
     if not rows:
         return [f'  {title}: none is known']
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -40,18 +40,26 @@ class Remedy:
         """As they are given to `launch.py`."""
         return ' '.join(f'--config.{key}={value}' for key, value in self.changes.items())
 
+    def of(self, total: float | int) -> 'Remedy':
+        """Of a step that takes `total` bytes, not what the model says, the same part."""
+        part = self.takes / max(self.takes + self.saves, 1)
+        return dataclasses.replace(self, takes=total * part, saves=total * (1 - part))
 
-def remedies(setup: Setup, takes: float | int | None, seconds: float | int) -> list[Remedy]:
+
+def remedies(
+    setup: Setup, takes: float | int | None, seconds: float | int, of_step: bool = True
+) -> list[Remedy]:
     """The changes that save the most, the best first; `takes` are the bytes of the compiled step,
-    None where it cannot be compiled.
+    None where it cannot be compiled. Without `of_step` those that change only the step are left
+    out, as the memory is short elsewhere.
 
     All are modelled (analytic.py), and the best compiled, as many as are likely to be within
     `seconds`. Several hosts compile none: they would have to do it together.
     """
     if setup.companions:  # which the model does not know
-        found = [Remedy(changes, 0, 0, effect) for changes, effect in candidates(setup)]
+        found = [Remedy(changes, 0, 0, effect) for changes, effect in candidates(setup, of_step)]
     else:
-        found = sorted(_modelled(setup), key=lambda r: -r.saves)[:TRIED]
+        found = sorted(_modelled(setup, of_step), key=lambda r: -r.saves)[:TRIED]
     if takes is not None and hosts.count() == 1:
         found = list(_compiled(setup, found, takes, seconds))
     helps = [r for r in found if r.saves > 0]
@@ -59,14 +67,15 @@ def remedies(setup: Setup, takes: float | int | None, seconds: float | int) -> l
     return sorted(helps, key=lambda r: (not r.compiled, -r.saves))[:TOLD]
 
 
-def candidates(setup: Setup) -> Iterator[tuple[dict[str, Any], str]]:
-    """Changes that the run may do with, and what else they do."""
+def candidates(setup: Setup, of_step: bool) -> Iterator[tuple[dict[str, Any], str]]:
+    """Changes that the run may do with, and what else they do; `of_step`: the step alone too."""
     config, mesh = setup.config, setup.sharding.mesh
     rows, ways = config.data.batch_size, setup.sharding.batch_ways * config.accumulate
-    if config.model.remat != 'full':
+    if of_step and config.model.remat != 'full':
         yield {'model.remat': 'full'}, f'{SAME}, a step computes its forward pass twice'
-    if rows % (2 * ways) == 0:
+    if of_step and rows % (2 * ways) == 0:
         yield {'accumulate': 2 * config.accumulate}, f'{SAME}, products have half of the rows'
+    if rows % (2 * ways) == 0:
         yield {'data.batch_size': rows // 2}, 'another run, of half of the tokens a step'
     if setup.kernel == 'reference':
         yield {'model.kernel': 'blockwise'}, SAME
@@ -95,10 +104,10 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def _modelled(setup: Setup) -> Iterator[Remedy]:
+def _modelled(setup: Setup, of_step: bool) -> Iterator[Remedy]:
     chips, traces = list(setup.sharding.mesh.devices.flat), dict[str, Traced]()
     now = analytic_memory(setup.config, chips, setup.data, traces).total
-    for changes, effect in candidates(setup):
+    for changes, effect in candidates(setup, of_step):
         config = changed(setup.config, changes)
         try:
             takes = analytic_memory(config, chips, setup.data, traces).total
@@ -114,8 +123,7 @@ def _compiled(
     began, longest = time.monotonic(), compilation().seconds
     for one in found:
         start = time.monotonic()
-        part = one.takes / max(one.takes + one.saves, 1)
-        remedy = dataclasses.replace(one, takes=takes * part, saves=takes * (1 - part))
+        remedy = one.of(takes)
         if start - began + longest > seconds:
             yield remedy
             continue

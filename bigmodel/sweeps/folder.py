@@ -42,6 +42,11 @@ class RunState:
     state: str  # of STATES
     error: str = ''
 
+    @property
+    def reason(self) -> str:
+        """The first line of its error, which has many where it ran out of memory."""
+        return self.error.partition('\n')[0]
+
     @functools.cached_property
     def records(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl."""

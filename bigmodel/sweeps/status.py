@@ -55,7 +55,7 @@ def _line(plan: Plan, run: RunState, width: int) -> str:
         f'{run.job!s:<{width}}  {run.state:<8} {f"{step:,}/{steps:,}":>12} {value:>10} '
         f'{_seconds(run):>8.0f}'
     )
-    return line + (f'  {run.error}' if run.error else '')
+    return line + (f'  {run.reason}' if run.reason else '')
 
 
 def _progress(plan: Plan, run: RunState) -> float:

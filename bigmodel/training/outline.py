@@ -137,7 +137,8 @@ def outline(
     platform = sharding.platform
     labels = task.labelled or any(h.predicts != 'tokens' for h in heads_of(config.model.head))
     if data is None and (labels or not config.model.vocab_size):
-        data = open_rows(config, task, 'train', None, shuffle=True)
+        here = config if chips is None else _of_one_device(config)
+        data = open_rows(here, task, 'train', None, shuffle=True)
     choose = choose_for(sharding.splits_rows)
     model = model_of(config, task, data, platform, choose)
     if data:
@@ -167,6 +168,14 @@ def outline(
     check_matmul(config.model, abstract.params)
     check_adapter(config, optimizer.selection.trained)
     return plan
+
+
+def _of_one_device(config: ConfigDict) -> ConfigDict:
+    """With a mesh that there is here, for data that a plan for other chips reads."""
+    config = config.copy_and_resolve_references()
+    config.sharding.mesh, config.sharding.rules = 'data=1', 'dp'
+    config.sharding.pipeline = 'gpipe'
+    return config
 
 
 def sharding_of(config: ConfigDict, chips: Sequence[Any] | None = None) -> Sharding:

@@ -10,7 +10,7 @@ import pytest
 
 from bigmodel.commands.main import main
 from bigmodel.planning.buffers import Lifetimes, largest, layer_of
-from bigmodel.planning.compiled import refused
+from bigmodel.planning.compiled import refused, shard_bytes
 from bigmodel.planning.exhausted import explained, memory_of_device
 from bigmodel.planning.program import read_program
 from bigmodel.planning.said import buffers_in, used_and_there
@@ -66,6 +66,8 @@ def test_the_buffers_that_a_gpu_lists_are_read() -> None:
             'backward',
         ),
         ('jit(train_step)/jvp(Model)/head/dot_general', 'head', 'forward'),
+        ('jit(train_step)/jvp(Model)/Model._outputs/head/dot_general', 'head', 'forward'),
+        ('jit(train_step)/jvp(Model)/Model._outputs/mul', '', 'forward'),
         ('jit(train_step)/vmap()/closed_call/mul', '', 'update'),
     ],
 )
@@ -173,6 +175,9 @@ def test_the_message_says_what_is_true(failing, text_file, tmp_path, monkeypatch
     assert sum(parts.values()) == pytest.approx(total, **near)
     assert re.search(r'f32\[4,4,64,64\].*block_0/mixer.*bigmodel/layers/reference.py:\d+', said)
 
+    # It fits: so what changes the step alone would not help.
+    assert 'the step fits, what runs beside it does not' in said
+    assert 'remat' not in said and 'accumulate' not in said
     assert said.count(' saves ') == 3 and '(modelled)' not in said
     key, value, saves = re.search(r'--config.([\w.]+)=(\S+) +saves ([\d.]+) MiB', said).groups()
     less = config(text_file, **whole, **{key: type(plain[key])(value)})
@@ -191,10 +196,49 @@ def test_only_what_is_of_memory_is_explained(text_file) -> None:
 def test_a_step_that_cannot_be_compiled_is_modelled(text_file) -> None:
     said = str(explained(Exhausted(Builder()(config(text_file, **{'model.depth': 1})), TPU)))
     assert 'a device that has 30.8 GiB' in said and 'by a model of the step' in said
-    assert 'transformer/h/0/self_attention' in said and 'that alone would fit' in said
-    saves = [float(n) for n in re.findall(r'saves ([\d.]+) MiB', said)]
+    assert 'wants 63.8 GiB of' in said and 'would fit' not in said
+    assert 'transformer/h/0/self_attention' in said and 'not known' not in said
+    both = re.findall(r'saves ([\d.]+) GiB +takes ([\d.]+) GiB', said)
+    assert [float(a) + float(b) for a, b in both] == pytest.approx([63.8] * 3, abs=0.1)
+    saves = [float(a) for a, _ in both]
     assert len(saves) == 3 and saves == sorted(saves, reverse=True)
     assert said.count('(modelled)') == 3 and 'not known' not in said
+
+
+@pytest.fixture
+def no_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take the most time."""
+    monkeypatch.setattr('bigmodel.planning.exhausted.remedies', lambda *args: [])
+
+
+def test_moments_on_the_host_are_not_the_devices(text_file, no_remedies) -> None:
+    setup = Builder()(config(text_file, **{'model.depth': 1, 'optimizer.offload': True}))
+    assert shard_bytes(setup.abstract.opt_state) > 2 * shard_bytes(setup.abstract.params)
+    said = str(explained(Exhausted(setup, ASKED)))
+    assert re.search(r'optimizer 0.0\d+ KiB', said) and 'not known' not in said
+
+
+@pytest.mark.parametrize('part', ['total_bytes', '_kinds', 'memory_of_device'])
+def test_what_fails_in_an_explanation_hides_nothing(
+    part, text_file, no_remedies, monkeypatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise ValueError('of the explanation')
+
+    setup = Builder()(config(text_file, **{'model.depth': 1}))
+    setup.programs.once('step', lambda: 'a step of which nothing can be read')
+    monkeypatch.setattr(f'bigmodel.planning.exhausted.{part}', fail)
+    said = str(explained(Exhausted(setup, ASKED), compiles=False))
+    assert said.startswith('out of memory') and ASKED in said and 'Error' in said
+
+
+def test_a_program_beside_a_step_that_fits_is_named(text_file) -> None:
+    settings = config(text_file, **{'model.depth': 1, 'model.kernel': 'blockwise'})
+    setup = Builder()(settings)
+    setup.programs.once('step', lambda: executable(settings, setup.data))
+    said = str(explained(Exhausted(setup, TPU), compiles=False))
+    assert 'the step fits: another program, such as that of an evaluation, wants 63.8 GiB' in said
+    assert 'remat' not in said and 'accumulate' not in said and 'data.batch_size=16' in said
 
 
 @pytest.mark.parametrize('error', [MemoryError(), jax.errors.JaxRuntimeError(ASKED)], ids=repr)

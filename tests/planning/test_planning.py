@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bigmodel.commands.main import main
 from bigmodel.errors import UserError
+from bigmodel.meshes import make_mesh
 from bigmodel.planning import analytic, compiled
 from bigmodel.planning.collectives import collectives_of
 from bigmodel.planning.compiled import compiled_costs, optimizer_bytes, shard_bytes
@@ -313,6 +314,20 @@ def test_arms_that_do_not_fit_are_listed_below_those_that_do(
     head, *lines = capsys.readouterr().out.splitlines()
     assert 'on host' in head and len(lines) == 12
     assert lines[-1].split()[:2] == ['none', 'it'] and lines[0].startswith('dots_no_batch')
+
+
+def test_axes_between_nodes_of_gpus_are_planned() -> None:
+    config = tiny(depth=2)
+    config.sharding.mesh, config.sharding.rules = 'dcn_pipeline=2,data=2', 'pipeline'
+    plan = planned(config, parse_topology('h100:2x2')).plan
+    hosts = np.vectorize(lambda d: d.process_index)(plan.sharding.mesh.devices)
+    axis = plan.sharding.mesh.axis_names.index('pipeline')
+    assert [set(h.flat) for h in np.moveaxis(hosts, axis, 0)] == [{0}, {1}]
+    # Of an explanation they are those of the run, here two slices of TPUs with a host each.
+    tpus = [analytic.Imagined(i, 'tpu', i // 2, i // 2) for i in range(4)]
+    assert [analytic._alike(i, chip) for i, chip in enumerate(tpus)] == tpus
+    mesh = make_mesh('dcn_data=2,fsdp=2', tpus)
+    assert [d.id for d in mesh.devices.flat] == [0, 1, 2, 3]
 
 
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs `pip install libtpu`')

@@ -140,6 +140,8 @@ def test_what_takes_more_memory_than_there_is_says_why(swept, monkeypatch) -> No
     error = sweep.state(plan.jobs[0]).error
     assert error.startswith('out of memory: the training step wants') and said in error
     assert error.count('(modelled)') == 3 and 'Traceback' not in error
+    table = status(plan, sweep.states(plan))
+    assert 'the training step wants' in table and said not in table
 
 
 def test_a_run_that_kills_its_process_is_left_alone_in_the_end(swept, monkeypatch) -> None:
