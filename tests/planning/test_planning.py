@@ -292,7 +292,7 @@ def test_what_a_compiler_says_of_memory_is_told() -> None:
         'required for HLO temporaries (288.00G) exceeds available HBM (95.73G). HLO module: jit_f.'
     )
     refused = compiled.refused(e, parse_topology('v5p:4x8x8'))
-    assert 'HLO temporaries (288.00G) exceeds available HBM (95.73G); set' in str(refused)
+    assert ': 288.0 of 95.7 GiB; set' in str(refused)
 
 
 def test_arms_that_do_not_fit_are_listed_below_those_that_do(
