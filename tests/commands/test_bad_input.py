@@ -69,7 +69,7 @@ MISTAKES = {
     'schedule': (['--config.schedule=cosin'], ["Did you mean 'cosine'"]),
     'loss scale': (
         ['--config.optimizer.loss_scale=dynamic(initial=0)'],
-        ['optimizer.loss_scale', 'must be positive, got 0'],
+        ['optimizer.loss_scale', 'must be from 2**-24 to 2**126'],
     ),
     'matmul': (['--config.model.matmul=int9'], ['model.matmul', "Did you mean 'int8'"]),
     'eval split': (['--config.evals.validation.split=dev'], ['dev']),
