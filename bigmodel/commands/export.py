@@ -57,7 +57,7 @@ def merged(config: ConfigDict, workdir: str, step: int | str) -> tuple[Any, int]
     import jax
 
     from bigmodel import params as params_lib
-    from bigmodel.models.model import ADAPTERS
+    from bigmodel.models.adapters import ADAPTERS
     from bigmodel.sharding import make_sharding
     from bigmodel.specs import make
     from bigmodel.training.checkpoints import Checkpoints

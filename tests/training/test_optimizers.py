@@ -16,7 +16,7 @@ from bigmodel.errors import UserError
 from bigmodel.layers.blocks import BLOCKS
 from bigmodel.layers.convolution import DepthwiseConv
 from bigmodel.layers.ffn import FFNS
-from bigmodel.layers.linear import ExpertWeight, Linear
+from bigmodel.layers.linear import ExpertWeight, Linear, Matrix
 from bigmodel.layers.mixers import MIXERS
 from bigmodel.layers.norms import NORMS
 from bigmodel.layers.positions import POSITIONS
@@ -272,14 +272,14 @@ PARTS = [
 
 @pytest.mark.parametrize('model', PARTS, ids=str)
 def test_default_decay_is_of_matrices_and_of_nothing_else(model: dict) -> None:
-    """Those that Linear, ExpertWeight and DepthwiseConv make: two dims or more beside the layers'.
+    """Those that Linear, ExpertWeight, Matrix and DepthwiseConv make: two dims or more beside the layers'.
 
     Not gains and offsets, rates of forgetting, biases of a choice or tables.
     """
     made = set()
 
     def note(call: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, Linear | ExpertWeight | DepthwiseConv):
+        if isinstance(context.module, Linear | ExpertWeight | DepthwiseConv | Matrix):
             made.add('/'.join((*context.module.path, 'weight')))
         return call(*args, **kwargs)
 
