@@ -272,7 +272,7 @@ PARTS = [
 
 @pytest.mark.parametrize('model', PARTS, ids=str)
 def test_default_decay_is_of_matrices_and_of_nothing_else(model: dict) -> None:
-    """Those that Linear, ExpertWeight, Matrix and DepthwiseConv make: two dims or more beside the layers'.
+    """Those of Linear, Matrix, ExpertWeight and DepthwiseConv: two dims or more beside the layers'.
 
     Not gains and offsets, rates of forgetting, biases of a choice or tables.
     """
